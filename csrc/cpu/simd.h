@@ -1,0 +1,59 @@
+// Native vectors by compiler extension (GCC, Clang): one source compiles to SSE2, AVX2, AVX-512 or NEON.
+//
+// Included only by the per-instruction-set files (*_scalar.cpp, *_avx2.cpp, *_avx512.cpp), which define
+// FASTBIN_ISA_NAMESPACE first, so that no function here can be shared by the linker between instruction sets.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if !defined(FASTBIN_ISA_NAMESPACE)
+#error "define FASTBIN_ISA_NAMESPACE (scalar, avx2 or avx512) before including cpu/simd.h"
+#endif
+
+#define FASTBIN_INLINE inline __attribute__((always_inline))
+
+namespace fastbin {
+namespace FASTBIN_ISA_NAMESPACE {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <typename T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(kVectorBytes), may_alias));
+};
+
+// N values of T as whole native vectors, N * sizeof(T) a multiple of kVectorBytes.
+template <typename T, int N>
+struct Lanes {
+  using Vector = typename VectorOf<T>::type;
+  static constexpr int kPerVector = kVectorBytes / static_cast<int>(sizeof(T));
+  static constexpr int kVectors = N / kPerVector;
+  static_assert(N % kPerVector == 0, "whole vectors only");
+  Vector v[kVectors];
+
+  static FASTBIN_INLINE Lanes load(const T* p) {
+    Lanes r;
+    std::memcpy(&r, p, sizeof(r));
+    return r;
+  }
+  FASTBIN_INLINE void store(T* p) const { std::memcpy(p, this, sizeof(*this)); }
+  static FASTBIN_INLINE Lanes zero() {
+    Lanes r;
+    for (int i = 0; i < kVectors; ++i) r.v[i] = Vector{};
+    return r;
+  }
+  friend FASTBIN_INLINE Lanes operator+(Lanes a, const Lanes& b) {
+    for (int i = 0; i < kVectors; ++i) a.v[i] += b.v[i];
+    return a;
+  }
+};
+
+}  // namespace FASTBIN_ISA_NAMESPACE
+}  // namespace fastbin
