@@ -1,0 +1,161 @@
+"""The C++ kernels of `fastbin._cpu` as implementations: outputs are allocated here, pointers and sizes handed over.
+
+Arguments have been checked by `fastbin.ops`; what the kernels want besides (contiguous float32 or int8) is made here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastbin.reference import refuse_first, words_for
+
+try:
+    from fastbin import _cpu
+except ImportError as error:
+    raise ImportError(
+        f"the compiled extension fastbin._cpu is missing or broken ({error}); install the package with a C++17 compiler, "
+        "or set FASTBIN_BACKEND=reference to run in plain torch"
+    ) from error
+
+
+def _share_openmp() -> None:
+    """Give the kernels the OpenMP threads that torch has: two pools on the same cores would spin against each other."""
+    for library in Path(torch.__file__).parent.glob("lib/libtorch_cpu.*"):
+        entry = getattr(ctypes.CDLL(str(library)), "GOMP_parallel", None)
+        if entry is not None:
+            _cpu.use_openmp(ctypes.cast(entry, ctypes.c_void_p).value)
+
+
+_share_openmp()
+
+
+def _members(t: Tensor) -> int:
+    return t.shape[0] if t.dim() == 3 else 1
+
+
+def pack(x: Tensor, threshold: float | None) -> Tensor:
+    if threshold is not None and x.dtype != torch.float32:
+        refuse_first(x, x.isnan(), "numbers")
+        x, threshold = x > threshold, None
+    elif x.dtype not in (torch.float32, torch.uint8, torch.bool):
+        refuse_first(x, (x != 0) & (x != 1), "values of 0 and 1")
+        x = x != 0
+    x = x.contiguous()
+    words = torch.empty((*x.shape[:-1], words_for(x.shape[-1])), dtype=torch.int32)
+    sizes = (x.shape[:-1].numel(), x.shape[-1], torch.get_num_threads())
+    if threshold is not None:
+        bad = _cpu.pack_threshold_f32(x.data_ptr(), threshold, words.data_ptr(), *sizes)
+    else:
+        kernel = _cpu.pack_f32 if x.dtype == torch.float32 else _cpu.pack_u8
+        bad = kernel(x.data_ptr(), words.data_ptr(), *sizes)
+    if bad >= 0:
+        refuse_first(x, torch.arange(x.numel()).view(x.shape) == bad, "numbers" if threshold else "values of 0 and 1")
+    return words
+
+
+def unpack(words: Tensor, cols: int, dtype: torch.dtype) -> Tensor:
+    words = words.contiguous()
+    bytes_out = dtype in (torch.bool, torch.uint8, torch.int8)
+    y = torch.empty((*words.shape[:-1], cols), dtype=dtype if bytes_out else torch.float32)
+    kernel = _cpu.unpack_u8 if bytes_out else _cpu.unpack_f32
+    kernel(words.data_ptr(), y.data_ptr(), words.shape[:-1].numel(), cols, torch.get_num_threads())
+    return y.to(dtype)
+
+
+def transpose(words: Tensor, cols: int) -> Tensor:
+    words = words.contiguous()
+    rows = words.shape[-2]
+    out = torch.empty((*words.shape[:-2], cols, words_for(rows)), dtype=torch.int32)
+    _cpu.transpose_bits(words.data_ptr(), _members(words), rows, cols, out.data_ptr(), torch.get_num_threads())
+    return out
+
+
+def popcount(words: Tensor) -> Tensor:
+    words = words.contiguous()
+    members = words.unbind() if words.dim() == 3 else (words,)
+    counts = [_cpu.popcount(m.data_ptr(), m.numel(), torch.get_num_threads()) for m in members]
+    return torch.tensor(counts, dtype=torch.int64).view(words.shape[:-2])
+
+
+def _product(name: str, x: Tensor, words: Tensor, cols: int, out_features: int) -> Tensor:
+    exact = x.dtype == torch.int8
+    kernel = getattr(_cpu, f"{name}_{'i8' if exact else 'f32'}")
+    values = (x if exact else x.float()).contiguous()
+    words = words.contiguous()
+    y = torch.empty((*x.shape[:-1], out_features), dtype=torch.int32 if exact else torch.float32)
+    sizes = (_members(words), x.shape[-2], words.shape[-2], cols, torch.get_num_threads())
+    kernel(values.data_ptr(), words.data_ptr(), y.data_ptr(), *sizes)
+    return y if exact else y.to(x.dtype)
+
+
+def bit_linear(x: Tensor, words: Tensor) -> Tensor:
+    return _product("bit_linear", x, words, x.shape[-1], words.shape[-2])
+
+
+def bit_linear_t(g: Tensor, words: Tensor, cols: int) -> Tensor:
+    return _product("bit_linear_t", g, words, cols, cols)
+
+
+def bit_matmul(a: Tensor, b: Tensor) -> Tensor:
+    a, b = a.contiguous(), b.contiguous()
+    y = torch.empty((*a.shape[:-1], b.shape[-2]), dtype=torch.int32)
+    sizes = (_members(a), a.shape[-2], b.shape[-2], a.shape[-1], torch.get_num_threads())
+    _cpu.bit_matmul(a.data_ptr(), b.data_ptr(), y.data_ptr(), *sizes)
+    return y
+
+
+def _address(t: Tensor | None) -> int:
+    return 0 if t is None else t.data_ptr()
+
+
+def _update(
+    name: str,
+    operands: tuple[Tensor, ...],
+    batch: tuple[int, ...],
+    scores: Tensor | None,
+    words: Tensor,
+    buffers: list[Tensor],
+    step: Tensor,
+    seed: Tensor,
+    hyper: Tensor,
+    rule: str,
+    sample: bool,
+) -> Tensor:
+    operands = tuple(t.contiguous() for t in operands)
+    rows, cols = buffers[0].shape[-2:]
+    flips = torch.empty(words.shape[:-2], dtype=torch.int64)
+    getattr(_cpu, name)(
+        rule,
+        _address(scores),
+        *(t.data_ptr() for t in operands),
+        words.data_ptr(),
+        buffers[0].data_ptr(),
+        _address(buffers[1] if len(buffers) > 1 else None),
+        hyper.data_ptr(),
+        seed.data_ptr(),
+        step.data_ptr(),
+        flips.data_ptr(),
+        _members(words),
+        *batch,
+        rows,
+        cols,
+        sample,
+        torch.get_num_threads(),
+    )
+    return flips
+
+
+def mask_update_(scores: Tensor | None, grad: Tensor, words: Tensor, *state: Any) -> Tensor:
+    return _update("mask_update", (grad,), (), scores, words, *state)
+
+
+def mask_grad_update_(scores: Tensor | None, gy: Tensor, x: Tensor, words: Tensor, *state: Any) -> Tensor:
+    bits = x.dtype == torch.int32
+    operands = (gy.float(), x if bits else x.float())
+    name = "mask_grad_update_bits" if bits else "mask_grad_update_f32"
+    return _update(name, operands, (gy.shape[-2],), scores, words, *state)

@@ -1,0 +1,205 @@
+"""The public ops: each takes `BitMatrix` for bits, checks its arguments and runs the kernel that `backends` chooses.
+
+All of them take a population axis P in one call: with ``w`` of shape [P, R, C] the real operands lead with P too. Each is
+also a torch op ``torch.ops.fastbin.<op>`` on packed words, see `fastbin.library`. The truth of each is the function of the
+same name in `fastbin.reference`.
+
+Float products accumulate in float32 and sum only the inputs whose bit is 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastbin import library
+from fastbin.bits import BitMatrix
+from fastbin.rules import SGD, Adam, Bop, Rule, ScoreRule, UpdateState
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def _check_tensor(name: str, t: object, dtypes: tuple[torch.dtype, ...], device: torch.device) -> Tensor:
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
+    if t.dtype not in dtypes:
+        raise TypeError(f"{name} must be one of {', '.join(str(d) for d in dtypes)}, got {t.dtype}")
+    if t.device != device:
+        raise ValueError(f"{name} is on {t.device}, the bits on {device}: move one with .to()")
+    return t
+
+
+def _check_bits(name: str, w: object) -> BitMatrix:
+    if not isinstance(w, BitMatrix):
+        raise TypeError(f"{name} must be a BitMatrix, got {type(w).__name__}: pack it with BitMatrix.pack")
+    return w
+
+
+def _rows_of(name: str, t: Tensor, features: int, population: int | None) -> Tensor:
+    """`t` ``[.., features]`` as the ops want it: ``[B, features]``, or ``[P, B, features]`` for a population."""
+    lead = 1 if population is None else 2
+    if t.dim() < lead or t.shape[-1] != features or (population is not None and t.shape[0] != population):
+        expected = f"[.., {features}]" if population is None else f"[{population}, .., {features}]"
+        raise ValueError(f"{name} must have shape {expected} to fit the bits, got {list(t.shape)}")
+    if t.dim() == lead + 1:
+        return t
+    return t.reshape(-1, features) if population is None else t.reshape(population, -1, features)
+
+
+def bit_linear(x: Tensor, w: BitMatrix) -> Tensor:
+    """``x @ wᵀ``.
+
+    Args:
+        x: ``[.., C]``, float32, bfloat16 or float16 (accumulated in float32), or int8; ``[P, .., C]`` for a population.
+        w: ``[R, C]`` or ``[P, R, C]``.
+
+    Returns:
+        ``[.., R]`` in x's dtype; exact int32 for int8. Differentiable in x.
+
+    Raises:
+        TypeError: x is not a tensor of these dtypes, or w not a BitMatrix.
+        ValueError: shapes or devices do not fit.
+    """
+    _check_bits("w", w)
+    _check_tensor("x", x, (*FLOATS, torch.int8), w.words.device)
+    rows = _rows_of("x", x, w.cols, w.population)
+    y: Tensor = library.bit_linear(rows, w.words)
+    return y if rows is x else y.reshape(*x.shape[:-1], w.rows)
+
+
+def bit_linear_t(g: Tensor, w: BitMatrix) -> Tensor:
+    """``g @ w``, the product of the backward pass.
+
+    Args:
+        g: ``[.., R]``, dtypes as for `bit_linear`; ``[P, .., R]`` for a population.
+        w: ``[R, C]`` or ``[P, R, C]``.
+
+    Returns:
+        ``[.., C]`` in g's dtype; exact int32 for int8. Differentiable in g.
+
+    Raises:
+        TypeError: g is not a tensor of these dtypes, or w not a BitMatrix.
+        ValueError: shapes or devices do not fit.
+    """
+    _check_bits("w", w)
+    _check_tensor("g", g, (*FLOATS, torch.int8), w.words.device)
+    rows = _rows_of("g", g, w.rows, w.population)
+    y: Tensor = library.bit_linear_t(rows, w.words, w.cols)
+    return y if rows is g else y.reshape(*g.shape[:-1], w.cols)
+
+
+def bit_matmul(a: BitMatrix, b: BitMatrix) -> Tensor:
+    """``a @ bᵀ`` of two bit matrices: entry (m, n) counts the columns where row m of a and row n of b are both 1.
+
+    Args:
+        a: ``[M, C]`` or ``[P, M, C]``.
+        b: ``[N, C]`` or ``[P, N, C]``.
+
+    Returns:
+        int32 ``[M, N]`` or ``[P, M, N]``, exact.
+
+    Raises:
+        TypeError: a or b is not a BitMatrix.
+        ValueError: column counts, populations or devices differ.
+    """
+    _check_bits("a", a)
+    _check_bits("b", b)
+    if a.cols != b.cols or a.population != b.population:
+        raise ValueError(f"a {list(a.shape)} and b {list(b.shape)} must agree in columns and population")
+    if a.words.device != b.words.device:
+        raise ValueError(f"a is on {a.words.device}, b on {b.words.device}: move one with .to()")
+    y: Tensor = library.bit_matmul(a.words, b.words)
+    return y
+
+
+def _check_update(scores: Tensor | None, w: BitMatrix, state: UpdateState, rule: Rule) -> None:
+    device = _check_bits("w", w).words.device
+    if not isinstance(rule, (SGD, Adam, Bop)):
+        raise TypeError(f"rule must be SGD, Adam or Bop, got {type(rule).__name__}")
+    if not isinstance(state, UpdateState):
+        raise TypeError(f"state must be an UpdateState (rule.init_state(w)), got {type(state).__name__}")
+    if isinstance(rule, ScoreRule) == (scores is None):
+        raise ValueError(f"{rule.name} {'needs scores' if scores is None else 'keeps no scores: pass None'}")
+    if len(state.buffers) != rule.buffer_count:
+        raise ValueError(f"state has {len(state.buffers)} buffers, {rule.name} needs {rule.buffer_count}")
+    in_place = [(f"state.buffers[{i}]", b) for i, b in enumerate(state.buffers)]
+    if scores is not None:
+        in_place.append(("scores", scores))
+    for name, t in in_place:
+        _check_tensor(name, t, (torch.float32,), device)
+        if t.shape != w.shape:
+            raise ValueError(f"{name} must have the shape of the bits {list(w.shape)}, got {list(t.shape)}")
+    for name, t in (*in_place, ("w.words", w.words)):
+        if not t.is_contiguous():
+            raise ValueError(f"{name} is updated in place and must be contiguous, got strides {t.stride()}")
+    for name, t, size in (("state.step", state.step, 1), ("state.seed", state.seed, w.population or 1)):
+        if _check_tensor(name, t, (torch.int64,), device).shape != (size,):
+            raise ValueError(f"{name} must have shape [{size}], got {list(t.shape)}")
+
+
+def mask_update_(scores: Tensor | None, grad: Tensor, w: BitMatrix, state: UpdateState, rule: Rule) -> Tensor:
+    """One step of a score rule, in place and in one pass over the edges.
+
+    Surrogate derivative, rule, clip, binarise (``1[θ > 0]``, or drawn from Bernoulli(sigmoid(θ/τ)) if the rule samples),
+    repack. `scores`, ``w`` and `state` are updated.
+
+    Args:
+        scores: float32 θ, shaped like w; None for `Bop`, which keeps none.
+        grad: float32 derivative of the loss in the bits, shaped like w.
+        w: the bits, ``[R, C]`` or ``[P, R, C]``.
+        state: what the rule remembers, from ``rule.init_state(w)``.
+        rule: `SGD`, `Adam` or `Bop`.
+
+    Returns:
+        Number of flipped bits, int64: a scalar, or ``[P]``.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, shape or device, or not contiguous.
+    """
+    _check_update(scores, w, state, rule)
+    _check_tensor("grad", grad, (torch.float32,), w.words.device)
+    if grad.shape != w.shape:
+        raise ValueError(f"grad must have the shape of the bits {list(w.shape)}, got {list(grad.shape)}")
+    hyper = rule.hyper(w.population or 1, w.words.device)
+    flips: Tensor = library.mask_update_(
+        scores, grad.detach(), w.words, list(state.buffers), state.step, state.seed, hyper, rule.name, rule.sample
+    )
+    return flips
+
+
+def mask_grad_update_(
+    scores: Tensor | None, gy: Tensor, x: Tensor | BitMatrix, w: BitMatrix, state: UpdateState, rule: Rule
+) -> Tensor:
+    """`mask_update_` with grad = gyᵀ x, summed over the batch and never stored whole.
+
+    Args:
+        scores: as for `mask_update_`.
+        gy: ``[.., R]``, derivative of the loss in the layer's outputs; float32, bfloat16 or float16.
+        x: ``[.., C]``, the layer's inputs: real (dtypes as gy) or a BitMatrix ``[B, C]``; populations lead with P.
+        w: the bits, ``[R, C]`` or ``[P, R, C]``.
+        state: as for `mask_update_`.
+        rule: as for `mask_update_`.
+
+    Returns:
+        Number of flipped bits, int64: a scalar, or ``[P]``.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, shape or device, or not contiguous.
+    """
+    _check_update(scores, w, state, rule)
+    _check_tensor("gy", gy, FLOATS, w.words.device)
+    outputs = _rows_of("gy", gy.detach(), w.rows, w.population)
+    if isinstance(x, BitMatrix):
+        if x.cols != w.cols or x.population != w.population or x.words.device != w.words.device:
+            raise ValueError(f"x {list(x.shape)} on {x.device} must agree with w {list(w.shape)} on {w.device}")
+        inputs = x.words
+    else:
+        _check_tensor("x", x, FLOATS, w.words.device)
+        inputs = _rows_of("x", x.detach(), w.cols, w.population)
+    if inputs.shape[-2] != outputs.shape[-2]:
+        raise ValueError(f"gy has a batch of {outputs.shape[-2]}, x of {inputs.shape[-2]}")
+    hyper = rule.hyper(w.population or 1, w.words.device)
+    flips: Tensor = library.mask_grad_update_(
+        scores, outputs, inputs, w.words, list(state.buffers), state.step, state.seed, hyper, rule.name, rule.sample
+    )
+    return flips
