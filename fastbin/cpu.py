@@ -27,8 +27,9 @@ def _share_openmp() -> None:
     """Give the kernels the OpenMP threads that torch has: two pools on the same cores would spin against each other."""
     for library in Path(torch.__file__).parent.glob("lib/libtorch_cpu.*"):
         entry = getattr(ctypes.CDLL(str(library)), "GOMP_parallel", None)
-        if entry is not None:
-            _cpu.use_openmp(ctypes.cast(entry, ctypes.c_void_p).value)
+        address = None if entry is None else ctypes.cast(entry, ctypes.c_void_p).value
+        if address:
+            _cpu.use_openmp(address)
 
 
 _share_openmp()
