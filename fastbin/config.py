@@ -1,0 +1,153 @@
+"""What a search is asked to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from fastbin.nn import Activation, Norm
+from fastbin.rules import SGD, Adam, Bop, Rule
+
+Schedule = Literal["constant", "linear", "cosine", "geometric"]
+
+DEFAULT_LR = {"sgd": 0.1, "adam": 0.01}
+
+
+def schedule(kind: Schedule, start: float, end: float, progress: float) -> float:
+    """Value at `progress` in [0, 1) on the way from `start` to `end`."""
+    if kind == "constant":
+        return start
+    if kind == "geometric":
+        return start * (end / start) ** progress
+    share = progress if kind == "linear" else (1 - math.cos(math.pi * progress)) / 2
+    return start + (end - start) * share
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Configuration of a search.
+
+    Attributes:
+        hidden: units of each hidden layer.
+        activation: of the hidden layers; with step they stay packed.
+        norm: layer (LayerNorm without parameters) or none (division by sqrt of the inputs).
+        logit_scale: constant factor on the outputs.
+        estimator: hard (bits 1[θ > 0]), sample (bits drawn anew each step) or soft (dense sigmoid(θ/τ), for comparison).
+        rule: how a gradient moves the scores.
+        lr: step size at the start; unset: 0.01 for adam, 0.1 for sgd. Not used by bop.
+        lr_end: step size at the end.
+        lr_schedule: the way from lr to lr_end.
+        tau: temperature τ of the surrogate sigmoid(θ/τ) at the start.
+        tau_end: temperature at the end.
+        tau_schedule: the way from tau to tau_end.
+        clip: scores stay within [-clip, clip]; unset: no limit.
+        momentum: of sgd.
+        betas: of adam.
+        gamma: adaptivity rate of bop.
+        threshold: flip threshold of bop.
+        init_std: standard deviation of the initial scores.
+        epochs: passes over the training part.
+        batch_size: samples a step.
+        validation: share of the training part that is held out to choose the returned network; 0: the last one is returned.
+        patience: stop after so many epochs without a better validation accuracy; unset: never.
+        seed: of the initial scores, the order of the data, sampled bits and the split.
+        device: where the search runs, as torch names it.
+    """
+
+    hidden: tuple[int, ...] = (256, 256)
+    activation: Activation = "relu"
+    norm: Norm = "layer"
+    logit_scale: float = 2.0
+    estimator: Literal["hard", "sample", "soft"] = "hard"
+    rule: Literal["sgd", "adam", "bop"] = "adam"
+    lr: float | None = None
+    lr_end: float = 0.0
+    lr_schedule: Schedule = "cosine"
+    tau: float = 1.0
+    tau_end: float = 1.0
+    tau_schedule: Schedule = "constant"
+    clip: float | None = None
+    momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    gamma: float = 1e-3
+    threshold: float = 1e-6
+    init_std: float = 0.1
+    epochs: int = 30
+    batch_size: int = 64
+    validation: float = 0.1
+    patience: int | None = None
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        object.__setattr__(self, "betas", tuple(self.betas))
+        choices = {
+            "activation": Activation,
+            "norm": Norm,
+            "lr_schedule": Schedule,
+            "tau_schedule": Schedule,
+            "estimator": Literal["hard", "sample", "soft"],
+            "rule": Literal["sgd", "adam", "bop"],
+        }
+        for name, choice in choices.items():
+            if getattr(self, name) not in get_args(choice):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(choice))}, got {getattr(self, name)!r}")
+        for n in self.hidden:
+            _check("hidden", n, isinstance(n, int) and n >= 1, "whole numbers, at least 1")
+        for name in ("epochs", "batch_size"):
+            value = getattr(self, name)
+            _check(name, value, isinstance(value, int) and value >= 1, "a whole number, at least 1")
+        if self.patience is not None:
+            _check("patience", self.patience, self.patience >= 1, "at least 1, or unset")
+        _check("seed", self.seed, isinstance(self.seed, int) and 0 <= self.seed < 2**63, "a whole number in [0, 2^63)")
+        _check("validation", self.validation, 0 <= self.validation < 1, "in [0, 1)")
+        _check("init_std", self.init_std, 0 < self.init_std < math.inf, "positive and finite")
+        _check("lr_end", self.lr_end, 0 <= self.lr_end < math.inf, "at least 0 and finite")
+        for name in ("tau", "tau_end", "logit_scale"):
+            value = getattr(self, name)
+            _check(name, value, 0 < value < math.inf, "positive and finite")
+        if self.lr_schedule == "geometric":
+            _check("lr_end", self.lr_end, self.lr_end > 0, "positive for a geometric schedule")
+        if self.rule == "bop" and self.estimator != "hard":
+            raise ValueError(f"rule bop keeps no scores, so its estimator must be hard, got {self.estimator!r}")
+        if self.activation == "step" and self.estimator == "soft":
+            raise ValueError("estimator soft has dense weights, step packs its layers: choose relu, tanh or gelu")
+        self.rule_at(0.0)  # the rule checks its own constants
+
+    def rule_at(self, progress: float) -> Rule:
+        """The rule at `progress` in [0, 1) of all steps."""
+        if self.rule == "bop":
+            return Bop(gamma=self.gamma, threshold=self.threshold)
+        start = DEFAULT_LR[self.rule] if self.lr is None else self.lr
+        lr = schedule(self.lr_schedule, start, self.lr_end, progress)
+        tau = schedule(self.tau_schedule, self.tau, self.tau_end, progress)
+        clip = math.inf if self.clip is None else self.clip
+        sample = self.estimator == "sample"
+        if self.rule == "sgd":
+            return SGD(lr=lr, tau=tau, clip=clip, sample=sample, momentum=self.momentum)
+        return Adam(lr=lr, tau=tau, clip=clip, sample=sample, betas=self.betas)
+
+    def to_json(self) -> dict[str, Any]:
+        """The configuration as JSON-able values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> SearchConfig:
+        """The configuration from what `to_json` gave.
+
+        Raises:
+            ValueError: an unknown field, or a value that does not fit.
+        """
+        unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
+        if unknown:
+            raise ValueError(f"unknown configuration field {unknown[0]!r}")
+        return cls(**values)
+
+
+def _check(name: str, value: object, valid: bool, expected: str) -> None:
+    if not valid:
+        raise ValueError(f"{name} must be {expected}, got {value!r}")

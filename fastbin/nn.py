@@ -1,0 +1,178 @@
+"""Modules: a linear layer of bits, and the network whose structure alone is learned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastbin import ops
+from fastbin.bits import BitMatrix
+
+Activation = Literal["relu", "tanh", "gelu", "step"]
+Norm = Literal["layer", "none"]
+
+
+class BitLinear(nn.Module):
+    """``x @ wᵀ`` with w in {0,1}^(out_features × in_features).
+
+    The packed words are a buffer: they move with ``.to(device)`` and are saved by ``state_dict``. No gradient reaches
+    them; searches move them by `fastbin.ops.mask_grad_update_`.
+
+    Args:
+        in_features: C, at least 1.
+        out_features: R, at least 1.
+        weight: the bits ``[out_features, in_features]``, shared and not copied; drawn fair without.
+    """
+
+    words: Tensor
+
+    def __init__(self, in_features: int, out_features: int, *, weight: BitMatrix | None = None) -> None:
+        super().__init__()
+        if in_features < 1 or out_features < 1:
+            raise ValueError(f"BitLinear needs at least 1 feature in and out, got {in_features} and {out_features}")
+        if weight is None:
+            weight = BitMatrix.pack(torch.randint(0, 2, (out_features, in_features), dtype=torch.uint8))
+        if weight.shape != (out_features, in_features):
+            raise ValueError(f"weight must have shape {[out_features, in_features]}, got {list(weight.shape)}")
+        self.in_features = in_features
+        self.out_features = out_features
+        self.register_buffer("words", weight.words)
+
+    @property
+    def weight(self) -> BitMatrix:
+        """The bits ``[out_features, in_features]``; they share memory with the module's."""
+        return BitMatrix(self.words, self.in_features)
+
+    def forward(self, x: Tensor | BitMatrix) -> Tensor:
+        """Real ``[.., C]`` to ``[.., R]`` in the same dtype; a BitMatrix ``[B, C]`` to float32 ``[B, R]``."""
+        if isinstance(x, BitMatrix):
+            return ops.bit_matmul(x, self.weight).to(torch.float32)
+        return ops.bit_linear(x, self.weight)
+
+    def extra_repr(self) -> str:  # noqa: D102
+        return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
+class _StepLinear(torch.autograd.Function):
+    """``step(z) @ wᵀ`` on bits, with the straight-through derivative dstep/dz = 1[|z| ≤ 1] (Hubara et al. 2016)."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+        h, w = BitMatrix.pack(z, threshold=0.0), BitMatrix(words, z.shape[-1])
+        ctx.save_for_backward(z, words)
+        ctx.mark_non_differentiable(h.words)
+        ctx.set_materialize_grads(False)
+        return ops.bit_matmul(h, w).to(z.dtype), h.words
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        z, words = ctx.saved_tensors
+        return ops.bit_linear_t(grads[0], BitMatrix(words, z.shape[-1])) * (z.abs() <= 1), None
+
+
+class WeightFreeNet(nn.Module):
+    """A multilayer perceptron over {0,1} weights: nothing is learned but the bits.
+
+    a_l = h_(l-1) W_lᵀ, z_l = norm(a_l), h_l = activation(z_l), logits = logit_scale · z_L.
+
+    Args:
+        widths: units of the input, of each hidden layer and of the output, each at least 1.
+        activation: ``relu``, ``tanh``, ``gelu`` or ``step`` (values in {0, 1}: hidden layers then stay packed, and every
+            product but the first is `bit_matmul`; derivatives are straight-through).
+        norm: ``layer``: each sample is centred and scaled over the layer's units, no learned parameter (Ba et al. 2016,
+            arXiv 1607.06450, without affine); ``none``: division by sqrt of the layer's inputs.
+        logit_scale: the constant s; sharpens the softmax, changes no prediction.
+        weights: the bits of each layer, shared and not copied; drawn fair without.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        *,
+        activation: Activation = "relu",
+        norm: Norm = "layer",
+        logit_scale: float = 2.0,
+        weights: Sequence[BitMatrix] | None = None,
+    ) -> None:
+        super().__init__()
+        if len(widths) < 2:
+            raise ValueError(f"widths need an input and an output at least, got {list(widths)}")
+        if activation not in get_args(Activation):
+            raise ValueError(f"activation must be one of {', '.join(get_args(Activation))}, got {activation!r}")
+        if norm not in get_args(Norm):
+            raise ValueError(f"norm must be one of {', '.join(get_args(Norm))}, got {norm!r}")
+        if not (0 < logit_scale < math.inf):
+            raise ValueError(f"logit_scale must be positive and finite, got {logit_scale!r}")
+        self.widths = tuple(int(n) for n in widths)
+        self.activation = activation
+        self.norm = norm
+        self.logit_scale = logit_scale
+        shapes = list(zip(self.widths[:-1], self.widths[1:], strict=True))
+        if weights is not None and len(weights) != len(shapes):
+            raise ValueError(f"widths {list(widths)} need {len(shapes)} weights, got {len(weights)}")
+        self.layers = nn.ModuleList(
+            BitLinear(n_in, n_out, weight=w)
+            for (n_in, n_out), w in zip(shapes, weights or [None] * len(shapes), strict=True)
+        )
+
+    def weights(self) -> list[BitMatrix]:
+        """The bits of each layer; they share memory with the module's."""
+        return [layer.weight for layer in self.bit_layers()]
+
+    def bit_layers(self) -> list[BitLinear]:
+        """The layers, typed."""
+        return [layer for layer in self.layers if isinstance(layer, BitLinear)]
+
+    def normalise(self, a: Tensor, n_in: int) -> Tensor:
+        """z = norm(a) of a layer with `n_in` inputs."""
+        return F.layer_norm(a, a.shape[-1:]) if self.norm == "layer" else a / math.sqrt(n_in)
+
+    def activate(self, z: Tensor) -> Tensor:
+        """h = activation(z) for the real-valued activations."""
+        if self.activation == "relu":
+            return F.relu(z)
+        return F.gelu(z) if self.activation == "gelu" else torch.tanh(z)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[B, n_L]`` of standardised inputs ``[B, n_0]``.
+
+        Raises:
+            TypeError, ValueError: x has another dtype, device or number of features (`fastbin.ops.bit_linear`).
+        """
+        return self.trace(x)[0]
+
+    def trace(self, x: Tensor) -> tuple[Tensor, list[Tensor | BitMatrix], list[Tensor]]:
+        """The forward pass with what a search needs of it.
+
+        Returns:
+            The logits; the inputs h_(l-1) of each layer (a BitMatrix behind ``step``); the outputs a_l of each layer.
+            With gradients enabled, the derivative of a loss in the a_l can be asked of ``torch.autograd.grad``.
+        """
+        inputs: list[Tensor | BitMatrix] = []
+        outputs: list[Tensor] = []
+        z = x
+        for i, layer in enumerate(self.bit_layers()):
+            h: Tensor | BitMatrix
+            if i == 0:
+                h = x
+                a = layer(x)
+                if torch.is_grad_enabled() and not a.requires_grad:
+                    a.requires_grad_()  # bits have no gradient, so the graph begins at the first layer's outputs
+            elif self.activation == "step":
+                a, words = _StepLinear.apply(z, layer.words)
+                h = BitMatrix(words, layer.in_features)
+            else:
+                h = self.activate(z)
+                a = layer(h)
+            inputs.append(h)
+            outputs.append(a)
+            z = self.normalise(a, layer.in_features)
+        return z * self.logit_scale, inputs, outputs
+
+    def extra_repr(self) -> str:  # noqa: D102
+        return f"activation={self.activation!r}, norm={self.norm!r}, logit_scale={self.logit_scale}"

@@ -1,0 +1,61 @@
+"""The folder of a run: who may write to it, and what is in it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from fastbin import checkpoint
+from fastbin.config import SearchConfig
+from fastbin.result import EpochRecord
+
+CHECKPOINT = "checkpoint.safetensors"  # a search to be resumed, with its best network so far
+NETWORK = "network.safetensors"  # the found network
+METRICS = "metrics.jsonl"  # a line for each epoch
+CONFIG = "config.json"  # the resolved configuration
+
+
+class RunFolderError(RuntimeError):
+    """A folder cannot take the run; the message says why and what to do."""
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make `folder` and keep other runs out of it for the ``with`` block; the lock dies with the process.
+
+    Raises:
+        RunFolderError: another run holds it.
+        OSError: it cannot be made or written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunFolderError(f"{folder} is in use by another run") from error
+        yield
+
+
+def write_config(folder: Path, config: SearchConfig, data_name: str) -> None:
+    """Write the resolved configuration."""
+    values = {"data": data_name, **config.to_json()}
+    checkpoint.write_text(folder / CONFIG, json.dumps(values, indent=2) + "\n")
+
+
+def write_metrics(folder: Path, history: Sequence[EpochRecord]) -> None:
+    """Write the metrics of all epochs so far, replacing what is there."""
+    checkpoint.write_text(folder / METRICS, "".join(metrics_line(record) for record in history))
+
+
+def append_metrics(folder: Path, record: EpochRecord) -> None:
+    """Append the metrics of one epoch."""
+    with (folder / METRICS).open("a") as file:
+        file.write(metrics_line(record))
+
+
+def metrics_line(record: EpochRecord) -> str:
+    """One line of the metrics file."""
+    return json.dumps(record.to_json(), allow_nan=False) + "\n"

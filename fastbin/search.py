@@ -1,0 +1,329 @@
+"""The search: approximate gradient descent on the scores of the edges, with forward and backward products on bits."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastbin import checkpoint, ops, reference
+from fastbin.bits import BitMatrix
+from fastbin.config import SearchConfig
+from fastbin.data import Dataset, Standardizer, load_dataset, split_validation, without_test
+from fastbin.result import EpochRecord, SearchResult, evaluate, make_net, read_result
+from fastbin.rules import Rule, ScoreRule, UpdateState
+from fastbin.runs import CHECKPOINT, NETWORK, RunFolderError, append_metrics, locked, write_config, write_metrics
+
+
+def derived_seed(seed: int, *path: int) -> int:
+    """A seed in [0, 2^63) for one purpose, independent of the others' (numpy's SeedSequence)."""
+    return int(np.random.SeedSequence([seed, *path]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+_SCORES, _SAMPLING, _ORDER = range(3)  # what seeds are derived for
+
+
+class Search:
+    """All that changes while a search runs.
+
+    Attributes:
+        net: its bits are those of the current step: 1[θ > 0], or the sampled ones.
+        scores: θ of each layer, float32 ``[n_l, n_(l-1)]``; None for bop.
+        states: what the rule remembers of each layer.
+    """
+
+    def __init__(self, config: SearchConfig, widths: list[int]) -> None:
+        self.config = config
+        rule = config.rule_at(0.0)
+        self.scores: list[Tensor | None] = []
+        self.states: list[UpdateState] = []
+        weights = []
+        for i, (n_in, n_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            generator = torch.Generator().manual_seed(derived_seed(config.seed, _SCORES, i))
+            scores = (torch.randn(n_out, n_in, generator=generator) * config.init_std).to(config.device)
+            w = BitMatrix.pack(scores, threshold=0.0)
+            state = rule.init_state(w, derived_seed(config.seed, _SAMPLING, i))
+            if rule.sample:
+                w = BitMatrix(reference.sample_bits(scores, config.tau, state.seed, 0), n_in)
+            weights.append(w)
+            self.scores.append(scores if isinstance(rule, ScoreRule) else None)
+            self.states.append(state)
+        self.net = make_net(config, widths, weights)
+
+    def step(self, x: Tensor, y: Tensor, rule: Rule) -> tuple[Tensor, Tensor, Tensor]:
+        """One step on standardised inputs ``[B, n_0]`` and class indices ``[B]``.
+
+        Returns:
+            Without synchronising: the batch's loss and its right predictions before the update, and each layer's flips
+            ``[L]``.
+        """
+        if self.config.estimator == "soft":
+            return self._soft_step(x, y, rule)
+        logits, inputs, outputs = self.net.trace(x)
+        loss = F.cross_entropy(logits, y)
+        grads = torch.autograd.grad(loss, outputs)
+        flips = [
+            ops.mask_grad_update_(scores, gy, h, w, state, rule)
+            for scores, gy, h, w, state in zip(self.scores, grads, inputs, self.net.weights(), self.states, strict=True)
+        ]
+        return loss.detach(), (logits.argmax(1) == y).sum(), torch.stack(flips)
+
+    def _soft_step(self, x: Tensor, y: Tensor, rule: Rule) -> tuple[Tensor, Tensor, Tensor]:
+        # The gradient of the mean-field relaxation itself, on dense weights sigmoid(θ/τ).
+        assert isinstance(rule, ScoreRule)
+        weights = [torch.sigmoid(s / rule.tau).requires_grad_() for s in self.scores if s is not None]
+        h = x
+        for i, w in enumerate(weights):
+            z = self.net.normalise(F.linear(h, w), w.shape[1])
+            if i < len(weights) - 1:
+                h = self.net.activate(z)
+        logits = z * self.net.logit_scale
+        loss = F.cross_entropy(logits, y)
+        grads = torch.autograd.grad(loss, weights)
+        flips = [
+            ops.mask_update_(scores, g, bits, state, rule)
+            for scores, g, bits, state in zip(self.scores, grads, self.net.weights(), self.states, strict=True)
+        ]
+        return loss.detach(), (logits.argmax(1) == y).sum(), torch.stack(flips)
+
+    def found(self) -> list[BitMatrix]:
+        """A copy of the bits that the scores stand for now: 1[θ > 0] (for bop, the bits themselves)."""
+        return [
+            w.clone() if s is None else BitMatrix.pack(s, threshold=0.0)
+            for s, w in zip(self.scores, self.net.weights(), strict=True)
+        ]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state as named tensors, for a checkpoint."""
+        named = {}
+        for i, (w, scores, state) in enumerate(zip(self.net.weights(), self.scores, self.states, strict=True)):
+            named[f"search.{i}.words"] = w.words
+            named[f"search.{i}.step"] = state.step
+            if scores is not None:
+                named[f"search.{i}.scores"] = scores
+            for j, buffer in enumerate(state.buffers):
+                named[f"search.{i}.buffers.{j}"] = buffer
+        return named
+
+    def restore(self, reader: checkpoint.Reader) -> None:
+        """Take the state that `tensors` gave from a checkpoint; raises CheckpointError if it does not fit."""
+        for i, w in enumerate(self.net.weights()):
+            reader.bits(f"search.{i}.words", w.rows, w.cols)  # checks the tail bits
+        for name, mine in self.tensors().items():
+            mine.copy_(reader.tensor(name, mine.dtype, tuple(mine.shape)))
+
+
+class SearchError(RuntimeError):
+    """The search cannot go on; the message says where and why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """Standardised inputs and class indices of one part of the data, on the search's device."""
+
+    x: Tensor
+    y: Tensor
+
+
+def run_search(
+    data: str | os.PathLike[str] | Dataset | tuple[Any, Any],
+    config: SearchConfig | None = None,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    data_dir: str | os.PathLike[str] | None = None,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+) -> SearchResult:
+    """Search for a weight-free network.
+
+    >>> import fastbin
+    >>> result = fastbin.run_search("digits", fastbin.SearchConfig(hidden=(64,), epochs=3, seed=0))
+    >>> result.test_accuracy > 0.8
+    True
+
+    Args:
+        data: a named data set or the path of an .npz file (`fastbin.data.load_dataset`), a `Dataset`, or a pair (x, y) of
+            arrays or tensors, ``[n, ..]`` raw inputs and ``[n]`` labels, all of it for training and validation.
+        config: what to do; defaults without.
+        out: a folder for checkpoint, metrics, configuration and the found network; nothing is written without.
+        resume: go on from the checkpoint in `out` (from the beginning if there is none yet). The result then equals that of
+            a run that was never stopped, bit for bit, on the same machine, backend and number of threads.
+        data_dir: folder of the named data sets.
+        on_epoch: called with each new record of the history.
+
+    Returns:
+        The network that did best on the validation part, and the history.
+
+    Raises:
+        ValueError, TypeError: data or configuration do not fit.
+        DataError: a named data set cannot be read or downloaded.
+        CheckpointError, RunFolderError: `out` holds another run, or a damaged one.
+        SearchError: the loss is no longer finite.
+        OSError: `out` cannot be written; the last checkpoint is left whole.
+    """
+    config = config or SearchConfig()
+    if resume and out is None:
+        raise ValueError("resume needs out, the folder of the run")
+    dataset = _resolve(data, data_dir, config.seed)
+    if out is None:
+        return _run(dataset, config, None, False, on_epoch)
+    folder = Path(out)
+    with locked(folder):
+        if (folder / CHECKPOINT).exists() and not resume:
+            raise RunFolderError(f"{folder} holds a run already: resume it, or choose another folder")
+        result = _run(dataset, config, folder, resume, on_epoch)
+        result.save(folder / NETWORK)
+        return result
+
+
+def _resolve(data: Any, data_dir: str | os.PathLike[str] | None, seed: int) -> Dataset:
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, (str, os.PathLike)):
+        return load_dataset(data, data_dir=data_dir, seed=seed)
+    if isinstance(data, tuple) and len(data) == 2:
+        return without_test(*data)
+    raise TypeError(f"data must be a name, a path, a Dataset or a pair (x, y), got {type(data).__name__}")
+
+
+def _run(
+    dataset: Dataset,
+    config: SearchConfig,
+    folder: Path | None,
+    resume: bool,
+    on_epoch: Callable[[EpochRecord], None] | None,
+) -> SearchResult:
+    train, validation, standardizer = _prepare(dataset, config)
+    search = Search(config, [dataset.features, *config.hidden, dataset.classes])
+    fingerprint = _fingerprint(train, validation) if folder else ""
+    best = _result(dataset, config, standardizer, search.found(), [], 0)
+    if folder is not None:
+        if resume and (folder / CHECKPOINT).exists():
+            best = _restore(folder / CHECKPOINT, search, config, fingerprint)
+        write_config(folder, config, dataset.name)
+        write_metrics(folder, best.history)
+    history = best.history
+    while len(history) < config.epochs and not _stalled(config, history, best.best_epoch):
+        record = _epoch(search, train, validation, len(history) + 1)
+        history = [*history, record]
+        if _better(record, history[best.best_epoch - 1] if best.best_epoch else None):
+            best = _result(dataset, config, standardizer, search.found(), history, record.epoch)
+        best = dataclasses.replace(best, history=history)
+        if folder is not None:
+            tensors, metadata = best.to_checkpoint()
+            metadata["fingerprint"] = fingerprint
+            checkpoint.save(folder / CHECKPOINT, {**tensors, **search.tensors()}, metadata)
+            append_metrics(folder, record)
+        if on_epoch is not None:
+            on_epoch(record)
+    if len(dataset.y_test) == 0:
+        return best
+    x_test = standardizer.transform(dataset.x_test).to(config.device)
+    return dataclasses.replace(best, test_accuracy=evaluate(best.net, x_test, dataset.y_test.to(config.device))[1])
+
+
+def _prepare(dataset: Dataset, config: SearchConfig) -> tuple[_Part, _Part, Standardizer]:
+    train_at, validation_at = split_validation(dataset.y_train, config.validation, config.seed)
+    standardizer = Standardizer.fit(dataset.x_train[train_at], dataset.pixels)
+    parts = [
+        _Part(standardizer.transform(dataset.x_train[at]).to(config.device), dataset.y_train[at].to(config.device))
+        for at in (train_at, validation_at)
+    ]
+    return parts[0], parts[1], standardizer
+
+
+def _fingerprint(train: _Part, validation: _Part) -> str:
+    digest = hashlib.sha256()
+    for part in (train, validation):
+        for t in (part.x, part.y):
+            digest.update(str(tuple(t.shape)).encode())
+            digest.update(t.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _result(
+    dataset: Dataset,
+    config: SearchConfig,
+    standardizer: Standardizer,
+    weights: list[BitMatrix],
+    history: list[EpochRecord],
+    best_epoch: int,
+) -> SearchResult:
+    widths = [dataset.features, *config.hidden, dataset.classes]
+    net = make_net(config, widths, weights)
+    return SearchResult(net, standardizer, dataset.labels, config, history, best_epoch, dataset.name)
+
+
+def _restore(path: Path, search: Search, config: SearchConfig, fingerprint: str) -> SearchResult:
+    reader = checkpoint.Reader(path)
+    best = read_result(reader)
+    stored, given = best.config.to_json(), config.to_json()
+    for name, value in given.items():
+        if stored[name] != value:
+            raise RunFolderError(f"{path.parent} holds a run with {name}={stored[name]!r}, asked for is {value!r}")
+    if reader.entry("fingerprint", str) != fingerprint:
+        raise RunFolderError(f"{path.parent} holds a run on other data ({best.data_name!r})")
+    search.restore(reader)
+    return dataclasses.replace(best, net=best.net.to(config.device))
+
+
+def _epoch(search: Search, train: _Part, validation: _Part, epoch: int) -> EpochRecord:
+    started = time.perf_counter()
+    config = search.config
+    samples = len(train.y)
+    generator = torch.Generator().manual_seed(derived_seed(config.seed, _ORDER, epoch))
+    batches = torch.randperm(samples, generator=generator).to(config.device).split(config.batch_size)
+    # Sums stay on the device: nothing waits for it inside an epoch.
+    loss = torch.zeros((), dtype=torch.float64, device=config.device)
+    correct = torch.zeros((), dtype=torch.int64, device=config.device)
+    flips = torch.zeros(len(search.states), dtype=torch.int64, device=config.device)
+    for i, batch in enumerate(batches):
+        rule = config.rule_at((epoch - 1 + i / len(batches)) / config.epochs)
+        batch_loss, batch_correct, batch_flips = search.step(train.x[batch], train.y[batch], rule)
+        loss += batch_loss.double() * len(batch)
+        correct += batch_correct
+        flips += batch_flips
+    train_loss = float(loss) / samples
+    if not math.isfinite(train_loss):
+        raise SearchError(f"the loss is {train_loss} in epoch {epoch}: try a smaller lr, or norm layer")
+    found = search.found()
+    validation_loss = validation_accuracy = None
+    if len(validation.y):
+        validation_loss, validation_accuracy = evaluate(
+            make_net(config, search.net.widths, found), validation.x, validation.y
+        )
+    return EpochRecord(
+        epoch=epoch,
+        train_loss=train_loss,
+        train_accuracy=int(correct) / samples,
+        validation_loss=validation_loss,
+        validation_accuracy=validation_accuracy,
+        flips=flips.tolist(),
+        density=[w.density() for w in found],
+        lr=rule.lr if isinstance(rule, ScoreRule) else 0.0,
+        tau=rule.tau if isinstance(rule, ScoreRule) else 1.0,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _better(record: EpochRecord, best: EpochRecord | None) -> bool:
+    """Whether a record is to be preferred: higher validation accuracy, then lower loss; without validation, the last."""
+    if best is None or record.validation_accuracy is None:
+        return True
+    assert record.validation_loss is not None and best.validation_loss is not None
+    assert best.validation_accuracy is not None
+    return (record.validation_accuracy, -record.validation_loss) > (best.validation_accuracy, -best.validation_loss)
+
+
+def _stalled(config: SearchConfig, history: list[EpochRecord], best_epoch: int) -> bool:
+    return config.patience is not None and len(history) - best_epoch >= config.patience
