@@ -1,1 +1,29 @@
 """fastbin: weight-free neural networks, classifiers whose weights are all 0 or 1, on bit-packed kernels."""
+
+from fastbin import backends, data, nn, ops, rules
+from fastbin.backends import BackendError
+from fastbin.bits import BitMatrix
+from fastbin.checkpoint import CheckpointError
+from fastbin.config import SearchConfig
+from fastbin.data import DataError
+from fastbin.result import SearchResult, load_result
+from fastbin.runs import RunFolderError
+from fastbin.search import SearchError, run_search
+
+__all__ = [
+    "BackendError",
+    "BitMatrix",
+    "CheckpointError",
+    "DataError",
+    "RunFolderError",
+    "SearchConfig",
+    "SearchError",
+    "SearchResult",
+    "backends",
+    "data",
+    "load_result",
+    "nn",
+    "ops",
+    "rules",
+    "run_search",
+]

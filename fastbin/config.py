@@ -21,7 +21,7 @@ def schedule(kind: Schedule, start: float, end: float, progress: float) -> float
     if kind == "constant":
         return start
     if kind == "geometric":
-        return start * (end / start) ** progress
+        return start * math.pow(end / start, progress)
     share = progress if kind == "linear" else (1 - math.cos(math.pi * progress)) / 2
     return start + (end - start) * share
 

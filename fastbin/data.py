@@ -17,7 +17,7 @@ from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from fastbin.data_files import SOURCES, DataError, load_files, read_idx, read_npz
+from fastbin.data_files import CLASSES, SOURCES, DataError, load_files, read_idx, read_npz
 
 __all__ = [
     "NAMES",
@@ -26,13 +26,17 @@ __all__ = [
     "Standardizer",
     "check_inputs",
     "check_labels",
+    "encode_labels",
     "from_arrays",
     "load_dataset",
     "read_idx",
     "split_validation",
+    "without_test",
 ]
 
 NAMES = ("digits", "breast_cancer", "mnist", "fashion_mnist", "kmnist", "cifar10")
+Labels = tuple[int | str, ...]
+
 TEST_FRACTION = 0.2  # of a set that has no official test part
 
 
@@ -46,7 +50,7 @@ class Dataset:
         y_train: int64 [n], class indices.
         x_test: float32 [m, d].
         y_test: int64 [m].
-        labels: what each class index stands for.
+        labels: the value in y that each class index stands for: whole numbers, or strings.
         pixels: whether the inputs share one unit, and so one mean and scale.
     """
 
@@ -55,7 +59,7 @@ class Dataset:
     y_train: Tensor
     x_test: Tensor
     y_test: Tensor
-    labels: tuple[str, ...]
+    labels: Labels
     pixels: bool
 
     @property
@@ -101,7 +105,7 @@ def load_dataset(
     if name in SOURCES:
         x_train, y_train, x_test, y_test = map(torch.from_numpy, load_files(name, _data_folder(data_dir)))
         return Dataset(
-            name, x_train.float(), y_train.long(), x_test.float(), y_test.long(), SOURCES[name].labels, pixels=True
+            name, x_train.float(), y_train.long(), x_test.float(), y_test.long(), tuple(range(CLASSES)), pixels=True
         )
     if name.lower().endswith(".npz"):
         return _own(Path(name), seed)
@@ -130,6 +134,17 @@ def from_arrays(x: Any, y: Any, *, name: str = "arrays", seed: int = 0) -> Datas
     train, test = _stratified(classes, TEST_FRACTION, seed, labels)
     classes = classes.to(inputs.device)
     return Dataset(name, inputs[train], classes[train], inputs[test], classes[test], labels, _is_images(x))
+
+
+def without_test(x: Any, y: Any, *, name: str = "arrays") -> Dataset:
+    """Make a data set of a user's own arrays that is all for training.
+
+    Args, returns and errors are those of `from_arrays`, but for the split.
+    """
+    inputs = check_inputs(x)
+    classes, labels = check_labels(y, len(inputs))
+    classes = classes.to(inputs.device)
+    return Dataset(name, inputs, classes, inputs[:0], classes[:0], labels, _is_images(x))
 
 
 def check_inputs(x: Any, features: int | None = None) -> Tensor:
@@ -173,7 +188,7 @@ def check_inputs(x: Any, features: int | None = None) -> Tensor:
     return values.reshape(shape[0], width).contiguous()
 
 
-def check_labels(y: Any, n: int) -> tuple[Tensor, tuple[str, ...]]:
+def check_labels(y: Any, n: int) -> tuple[Tensor, Labels]:
     """Turn labels into class indices, in the labels' sorted order.
 
     Args:
@@ -188,8 +203,34 @@ def check_labels(y: Any, n: int) -> tuple[Tensor, tuple[str, ...]]:
     """
     classes, labels = _encode(y, n)
     if len(labels) < 2:
-        raise ValueError(f"y must hold at least 2 classes, got {len(labels)}: {', '.join(labels) or 'no labels'}")
+        raise ValueError(
+            f"y must hold at least 2 classes, got {len(labels)}: {', '.join(map(repr, labels)) or 'no labels'}"
+        )
     return classes, labels
+
+
+def encode_labels(y: Any, labels: Labels, n: int) -> Tensor:
+    """Turn labels into indices of classes that are known already.
+
+    Args:
+        y: labels [n], as `check_labels` takes them.
+        labels: the known classes.
+        n: how many labels there must be.
+
+    Returns:
+        int64 [n] on the CPU.
+
+    Raises:
+        ValueError: as `check_labels` does, or a label is not among the known ones.
+    """
+    indices, present = _encode(y, n)
+    unknown = [label for label in present if label not in labels]
+    if unknown:
+        raise ValueError(
+            f"y holds labels that no training sample has: {', '.join(map(repr, unknown))}; "
+            f"known are {', '.join(map(repr, labels))}"
+        )
+    return torch.tensor([labels.index(label) for label in present], dtype=torch.int64)[indices]
 
 
 def split_validation(y: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -272,8 +313,7 @@ class Standardizer:
 
 def _bundled(name: str, bunch: Any, *, pixels: bool, seed: int) -> Dataset:
     """Split a set that comes with scikit-learn."""
-    data = from_arrays(bunch.data, bunch.target, name=name, seed=seed)
-    return replace(data, labels=tuple(str(label) for label in bunch.target_names), pixels=pixels)
+    return replace(from_arrays(bunch.data, bunch.target, name=name, seed=seed), pixels=pixels)
 
 
 def _data_folder(data_dir: str | os.PathLike[str] | None) -> Path:
@@ -295,13 +335,9 @@ def _own(path: Path, seed: int) -> Dataset:
         raise ValueError(f"{path}: {error}") from error
     try:
         x_test = check_inputs(arrays["x_test"], x_train.shape[1])
-        indices, test_labels = _encode(arrays["y_test"], len(x_test))
-        unknown = sorted(set(test_labels) - set(labels))
-        if unknown:
-            raise ValueError(f"y holds labels that no training sample has: {', '.join(unknown)}")
+        y_test = encode_labels(arrays["y_test"], labels, len(x_test))
     except ValueError as error:
         raise ValueError(f"{path}, test part: {error}") from error
-    y_test = torch.tensor([labels.index(label) for label in test_labels])[indices]
     return Dataset(path.stem, x_train, y_train, x_test, y_test, labels, _is_images(arrays["x_train"]))
 
 
@@ -334,7 +370,7 @@ def _numbers(x: Any) -> npt.NDArray[Any]:
     return converted
 
 
-def _encode(y: Any, n: int) -> tuple[Tensor, tuple[str, ...]]:
+def _encode(y: Any, n: int) -> tuple[Tensor, Labels]:
     """Do `check_labels`'s work, for any number of classes."""
     if isinstance(y, Tensor):
         y = (y.double() if y.is_floating_point() else y).numpy(force=True)
@@ -357,7 +393,7 @@ def _encode(y: Any, n: int) -> tuple[Tensor, tuple[str, ...]]:
                 raise ValueError(f"y[{i}] is {value!r}; labels are whole numbers, or all strings")
         array = items if text else np.array([int(value) for value in items])
     distinct, classes = np.unique(array, return_inverse=True)
-    return torch.from_numpy(classes.astype(np.int64)), tuple(str(label) for label in distinct)
+    return torch.from_numpy(classes.astype(np.int64)), tuple(distinct.tolist())
 
 
 def _is_whole(value: object) -> bool:
@@ -366,7 +402,7 @@ def _is_whole(value: object) -> bool:
     return isinstance(value, numbers.Real) and float(value).is_integer()
 
 
-def _stratified(y: Tensor, fraction: float, seed: int, labels: tuple[str, ...] | None = None) -> tuple[Tensor, Tensor]:
+def _stratified(y: Tensor, fraction: float, seed: int, labels: Labels | None = None) -> tuple[Tensor, Tensor]:
     """Split samples so that both parts have the classes' proportions; labels name the classes in errors."""
     n, held_out = len(y), math.ceil(fraction * len(y))
     if n == 0:

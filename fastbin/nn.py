@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 import torch
@@ -112,12 +113,12 @@ class WeightFreeNet(nn.Module):
         self.activation = activation
         self.norm = norm
         self.logit_scale = logit_scale
-        shapes = list(zip(self.widths[:-1], self.widths[1:], strict=True))
+        shapes = list(pairwise(self.widths))
         if weights is not None and len(weights) != len(shapes):
             raise ValueError(f"widths {list(widths)} need {len(shapes)} weights, got {len(weights)}")
         self.layers = nn.ModuleList(
-            BitLinear(n_in, n_out, weight=w)
-            for (n_in, n_out), w in zip(shapes, weights or [None] * len(shapes), strict=True)
+            BitLinear(n_in, n_out, weight=None if weights is None else weights[i])
+            for i, (n_in, n_out) in enumerate(shapes)
         )
 
     def weights(self) -> list[BitMatrix]:
@@ -129,11 +130,11 @@ class WeightFreeNet(nn.Module):
         return [layer for layer in self.layers if isinstance(layer, BitLinear)]
 
     def normalise(self, a: Tensor, n_in: int) -> Tensor:
-        """z = norm(a) of a layer with `n_in` inputs."""
+        """Z = norm(a) of a layer with `n_in` inputs."""
         return F.layer_norm(a, a.shape[-1:]) if self.norm == "layer" else a / math.sqrt(n_in)
 
     def activate(self, z: Tensor) -> Tensor:
-        """h = activation(z) for the real-valued activations."""
+        """H = activation(z) for the real-valued activations."""
         if self.activation == "relu":
             return F.relu(z)
         return F.gelu(z) if self.activation == "gelu" else torch.tanh(z)
@@ -164,7 +165,7 @@ class WeightFreeNet(nn.Module):
                 if torch.is_grad_enabled() and not a.requires_grad:
                     a.requires_grad_()  # bits have no gradient, so the graph begins at the first layer's outputs
             elif self.activation == "step":
-                a, words = _StepLinear.apply(z, layer.words)
+                a, words = _StepLinear.apply(z, layer.words)  # type: ignore[no-untyped-call]
                 h = BitMatrix(words, layer.in_features)
             else:
                 h = self.activate(z)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from fastbin import checkpoint
 from fastbin.bits import BitMatrix
 from fastbin.config import SearchConfig
-from fastbin.data import Standardizer, check_inputs, encode_labels
+from fastbin.data import Labels, Standardizer, check_inputs, encode_labels
 from fastbin.nn import WeightFreeNet
 
 EVALUATION_BATCH = 4096  # samples at once; bounds memory, changes no result
@@ -83,7 +84,7 @@ class SearchResult:
 
     net: WeightFreeNet
     standardizer: Standardizer
-    labels: tuple[int | str, ...]
+    labels: Labels
     config: SearchConfig
     history: list[EpochRecord] = field(default_factory=list)
     best_epoch: int = 0
@@ -104,7 +105,8 @@ class SearchResult:
 
     def predict(self, x: Any) -> np.ndarray[Any, Any]:
         """Labels ``[n]`` of raw inputs, as they were given in training. Raises as `logits` does."""
-        return np.asarray(self.labels)[self.logits(x).argmax(1).cpu().numpy()]
+        predicted: np.ndarray[Any, Any] = np.asarray(self.labels)[self.logits(x).argmax(1).cpu().numpy()]
+        return predicted
 
     def score(self, x: Any, y: Any) -> float:
         """Accuracy of `predict` on raw inputs and labels.
@@ -144,10 +146,7 @@ def read_result(reader: checkpoint.Reader) -> SearchResult:
         raise reader.fail(f"metadata 'widths' is {widths!r}")
     if len(labels) != widths[-1] or not all(isinstance(label, (int, str)) for label in labels):
         raise reader.fail(f"metadata 'labels' does not name {widths[-1]} classes: {labels!r}")
-    weights = [
-        reader.bits(f"layers.{i}.words", n_out, n_in)
-        for i, (n_in, n_out) in enumerate(zip(widths[:-1], widths[1:], strict=True))
-    ]
+    weights = [reader.bits(f"layers.{i}.words", n_out, n_in) for i, (n_in, n_out) in enumerate(pairwise(widths))]
     try:
         config = SearchConfig.from_json(reader.entry("config", dict))
         history = [EpochRecord(**record) for record in reader.entry("history", list)]

@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class Search:
         self.scores: list[Tensor | None] = []
         self.states: list[UpdateState] = []
         weights = []
-        for i, (n_in, n_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for i, (n_in, n_out) in enumerate(pairwise(widths)):
             generator = torch.Generator().manual_seed(derived_seed(config.seed, _SCORES, i))
             scores = (torch.randn(n_out, n_in, generator=generator) * config.init_std).to(config.device)
             w = BitMatrix.pack(scores, threshold=0.0)
