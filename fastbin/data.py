@@ -245,9 +245,8 @@ class Standardizer:
         lowest, highest = values.amin(0), values.amax(0)
         if pixels:
             mean, lowest, highest = mean.mean().expand_as(mean), lowest.min(), highest.max()
-        variance = torch.stack([(part.double() - mean).square().sum(0) for part in torch.split(values, 4096)]).sum(
-            0
-        ) / len(values)
+        squares = [(part.double() - mean).square().sum(0) for part in torch.split(values, 4096)]
+        variance = torch.stack(squares).sum(0) / len(values)
         if pixels:
             variance = variance.mean().expand_as(mean)
         scale = variance.sqrt().float()
@@ -355,7 +354,7 @@ def _encode(y: Any, n: int) -> tuple[Tensor, tuple[str, ...]]:
         for i, value in enumerate(items):
             if not (isinstance(value, str) if text else _is_whole(value)):
                 raise ValueError(f"y[{i}] is {value!r}; labels are whole numbers, or all strings")
-        array = items if text else np.array([int(value) for value in items])
+        array = items if text else np.array([int(value) for value in items], dtype=object)
     distinct, classes = np.unique(array, return_inverse=True)
     return torch.from_numpy(classes.astype(np.int64)), tuple(str(label) for label in distinct)
 

@@ -173,6 +173,7 @@ def test_check_inputs_counts_features():
         (np.array([2.0, 0.0, 2.0]), [1, 0, 1], ("0", "2")),
         (np.array([3, 1, 3], object), [1, 0, 1], ("1", "3")),
         ([10**400, 1, 1], [1, 0, 0], ("1", str(10**400))),
+        ([2**63, -1, -1], [1, 0, 0], ("-1", str(2**63))),
         (np.array([2**63, 1, 1], np.uint64), [1, 0, 0], ("1", str(2**63))),
         ([True, False, True], [1, 0, 1], ("False", "True")),
         (torch.tensor([5, 4, 5], dtype=torch.int32), [1, 0, 1], ("4", "5")),
