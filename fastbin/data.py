@@ -241,16 +241,17 @@ class Standardizer:
             ValueError: as `check_inputs` does.
         """
         values = check_inputs(x)
-        mean = values.mean(0, dtype=torch.float64)
-        lowest, highest = values.amin(0), values.amax(0)
+        # Sums of equal float32 values are exact in float64, and a division is where a multiplication by 1/n is not:
+        # a constant feature has a spread of exactly 0.
+        mean = values.sum(0, dtype=torch.float64) / len(values)
         if pixels:
-            mean, lowest, highest = mean.mean().expand_as(mean), lowest.min(), highest.max()
+            mean = (mean.sum() / len(mean)).expand_as(mean)
         squares = [(part.double() - mean).square().sum(0) for part in torch.split(values, 4096)]
         variance = torch.stack(squares).sum(0) / len(values)
         if pixels:
             variance = variance.mean().expand_as(mean)
         scale = variance.sqrt().float()
-        scale = torch.where((lowest == highest) | (scale == 0), 1.0, scale)
+        scale = torch.where(scale == 0, 1.0, scale)
         return cls(mean.float().contiguous(), scale)
 
     def transform(self, x: Any) -> Tensor:
