@@ -241,8 +241,8 @@ class Standardizer:
             ValueError: as `check_inputs` does.
         """
         values = check_inputs(x)
-        # Sums of equal float32 values are exact in float64, and a division is where a multiplication by 1/n is not:
-        # a constant feature has a spread of exactly 0.
+        # Float64 sums of equal float32 values are exact, and so is dividing them by their number (a multiplication by
+        # 1/n is not): a constant feature has a spread of exactly 0.
         mean = values.sum(0, dtype=torch.float64) / len(values)
         if pixels:
             mean = (mean.sum() / len(mean)).expand_as(mean)
