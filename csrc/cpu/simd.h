@@ -24,16 +24,17 @@ constexpr int kVectorBytes = 32;
 constexpr int kVectorBytes = 16;
 #endif
 
-template <typename T>
+template <typename T, int Bytes = kVectorBytes>
 struct VectorOf {
-  typedef T type __attribute__((vector_size(kVectorBytes), may_alias));
+  typedef T type __attribute__((vector_size(Bytes), may_alias));
 };
 
-// N values of T as whole native vectors, N * sizeof(T) a multiple of kVectorBytes.
+// N values of T as whole native vectors, or as one narrower vector where they do not fill a native one.
 template <typename T, int N>
 struct Lanes {
-  using Vector = typename VectorOf<T>::type;
-  static constexpr int kPerVector = kVectorBytes / static_cast<int>(sizeof(T));
+  static constexpr int kBytes = N * static_cast<int>(sizeof(T)) < kVectorBytes ? N * static_cast<int>(sizeof(T)) : kVectorBytes;
+  using Vector = typename VectorOf<T, kBytes>::type;
+  static constexpr int kPerVector = kBytes / static_cast<int>(sizeof(T));
   static constexpr int kVectors = N / kPerVector;
   static_assert(N % kPerVector == 0, "whole vectors only");
   Vector v[kVectors];
