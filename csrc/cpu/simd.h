@@ -39,18 +39,25 @@ struct Lanes {
   static_assert(N % kPerVector == 0, "whole vectors only");
   Vector v[kVectors];
 
+  // A vector at a time, unrolled early: GCC would otherwise keep a Lanes of several vectors in memory.
   static FASTBIN_INLINE Lanes load(const T* p) {
     Lanes r;
-    std::memcpy(&r, p, sizeof(r));
+#pragma GCC unroll 16
+    for (int i = 0; i < kVectors; ++i) std::memcpy(&r.v[i], p + i * kPerVector, kBytes);
     return r;
   }
-  FASTBIN_INLINE void store(T* p) const { std::memcpy(p, this, sizeof(*this)); }
+  FASTBIN_INLINE void store(T* p) const {
+#pragma GCC unroll 16
+    for (int i = 0; i < kVectors; ++i) std::memcpy(p + i * kPerVector, &v[i], kBytes);
+  }
   static FASTBIN_INLINE Lanes zero() {
     Lanes r;
+#pragma GCC unroll 16
     for (int i = 0; i < kVectors; ++i) r.v[i] = Vector{};
     return r;
   }
   friend FASTBIN_INLINE Lanes operator+(Lanes a, const Lanes& b) {
+#pragma GCC unroll 16
     for (int i = 0; i < kVectors; ++i) a.v[i] += b.v[i];
     return a;
   }
