@@ -45,6 +45,7 @@ struct SmallKernel {
   static void accumulate(const A* tables, const uint32_t* words, int64_t stride, int64_t outputs, A* acc) {
     using W = uint64_t;
     for (int64_t r = 0; r < outputs; ++r) {
+      __builtin_prefetch(words + (r + 24) * stride);
       V sums[4];
       for (int i = 0; i < 4; ++i) sums[i] = V::zero();
       if (kWords == 4) {
