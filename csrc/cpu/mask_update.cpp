@@ -65,10 +65,9 @@ UpdateConstants constants_of(Rule rule, const double* hyper, int64_t seed, int64
   return k;
 }
 
-// Offsets of a pointer that may be null.
-float* offset(float* base, int64_t by) { return base == nullptr ? nullptr : base + by; }
-
 }  // namespace
+
+float* offset(float* base, int64_t by) { return base == nullptr ? nullptr : base + by; }
 
 MaskUpdate::MaskUpdate(Rule rule, const UpdateTensors& tensors, int64_t population, int64_t rows, int64_t cols,
                        bool sample)
@@ -115,8 +114,7 @@ BlockGrid::Block BlockGrid::block(int64_t task) const {
   return {task / per_member, row, std::min(block_rows, rows - row), col, std::min(block_cols, cols - col)};
 }
 
-void BlockGrid::sum_by_member(const std::vector<int64_t>& of_task, int64_t* out, int64_t population) const {
-  std::fill_n(out, population, int64_t{0});
+void BlockGrid::sum_by_member(const std::vector<int64_t>& of_task, int64_t* out) const {
   for (int64_t task = 0; task < tasks; ++task) out[task / per_member] += of_task[static_cast<size_t>(task)];
 }
 
@@ -134,7 +132,8 @@ void mask_update(Rule rule, const UpdateTensors& tensors, const float* grad, int
     const float* block_grad = grad + (b.member * rows + b.row) * cols + b.col;
     flips[static_cast<size_t>(task)] = update.apply(b.member, b.row, b.rows, b.col, b.cols, block_grad, cols);
   });
-  grid.sum_by_member(flips, tensors.flips, population);
+  std::fill_n(tensors.flips, population, int64_t{0});
+  grid.sum_by_member(flips, tensors.flips);
 }
 
 }  // namespace fastbin

@@ -21,6 +21,9 @@ struct UpdateTensors {
   int64_t* flips;       // [P]: out, the number of bits that changed
 };
 
+// A pointer further on, or null as it was: not every rule has scores or a second buffer.
+float* offset(float* base, int64_t by);
+
 // One call of an update: counts the step on, and then updates any block of any member, from any thread.
 class MaskUpdate {
  public:
@@ -48,8 +51,8 @@ struct BlockGrid {
   };
   Block block(int64_t task) const;
 
-  // out[p] = the sum over the tasks of member p.
-  void sum_by_member(const std::vector<int64_t>& of_task, int64_t* out, int64_t population) const;
+  // Adds each task's number to its member's.
+  void sum_by_member(const std::vector<int64_t>& of_task, int64_t* out) const;
 
   int64_t rows, cols, block_rows, block_cols, across, per_member, tasks;
 };

@@ -1,5 +1,5 @@
-// The update of a block of edges, 32 at a time (one word): scores, buffers and gradient stream through once, and the
-// compare masks of the new scores are the new word.
+// The update of a block of edges, a few words of 32 at a time: scores, buffers and gradient stream through once, and
+// the compare masks of the new scores are the new words.
 //
 // The including file defines FASTBIN_ISA_NAMESPACE and, inside fastbin::FASTBIN_ISA_NAMESPACE and before this header:
 //   Floats                    a vector of floats with the compiler's operators
@@ -105,95 +105,153 @@ struct Philox {
   }
 };
 
-// Updates the 32 edges of a word and returns the new word.
+// What a chunk of words works on. One edge's chain of dependent operations is some 150 cycles long at about 100
+// instructions, so a loop over it all would fit two or three iterations into the CPU's window and wait. Stages over a
+// chunk, with their results in L1 between them, have chains of half that and less, and keep the units busy.
+constexpr int kChunkWords = 8;
+constexpr int kChunk = kChunkWords * kWord;
+
+struct Chunk {
+  float* scores;
+  const float* grad;
+  float* buffer0;
+  float* buffer1;
+  uint32_t* words;
+  uint64_t first_word;  // for Philox
+  int count;            // words, at most kChunkWords
+};
+
+FASTBIN_INLINE void exp_neg_stage(const float* scores, int elements, float inv_tau, float* out) {
+  for (int i = 0; i < elements; i += kLanes) store(out + i, exp_neg(absolute(load(scores + i) * inv_tau)));
+}
+
+// Steps buffers and scores; returns the new scores.
+template <Rule kRule>
+FASTBIN_INLINE Floats step_scores(const Chunk& a, int i, Floats e, const UpdateConstants& k) {
+  const Floats d = e + 1.0f;
+  const Floats surrogate = (e / (d * d)) * k.inv_tau;
+  const Floats g = load(a.grad + i) * surrogate;
+  Floats score = load(a.scores + i);
+  Floats m = load(a.buffer0 + i) * k.decay0;
+  if constexpr (kRule == Rule::kAdam) {
+    m = m + g * k.gain0;
+    const Floats v = load(a.buffer1 + i) * k.decay1 + (g * g) * k.gain1;
+    store(a.buffer1 + i, v);
+    score = score - (m * k.step) / (square_root(v) * k.inv_sqrt_bias + k.epsilon);
+  } else {
+    m = m + g;
+    score = score - m * k.step;
+  }
+  store(a.buffer0 + i, m);
+  const Floats upper = splat(k.clip);
+  const Floats lower = splat(-k.clip);
+  score = upper < score ? upper : score;
+  score = score < lower ? lower : score;
+  store(a.scores + i, score);
+  return score;
+}
+
+// Bop: a bit flips when the running mean of its gradient passes the threshold against it. Returns the flips.
+FASTBIN_INLINE uint32_t step_means(const Chunk& a, int i, uint32_t old, const UpdateConstants& k) {
+  const Floats m = load(a.buffer0 + i) * k.decay0 + load(a.grad + i) * k.gain0;
+  store(a.buffer0 + i, m);
+  return (old & less_bits(splat(k.threshold), m)) | (~old & less_bits(splat(k.threshold), -m));
+}
+
 template <Rule kRule, bool kSample>
-FASTBIN_INLINE uint32_t update_word(float* scores, const float* grad, float* buffer0, float* buffer1,
-                                    const float* uniform, uint32_t old, const UpdateConstants& k) {
-  uint32_t word = kRule == Rule::kBop ? old : 0;
-  for (int i = 0; i < kWord; i += kLanes) {
-    if constexpr (kRule == Rule::kBop) {
-      const Floats m = load(buffer0 + i) * k.decay0 + load(grad + i) * k.gain0;
-      store(buffer0 + i, m);
-      const uint32_t against_one = less_bits(splat(k.threshold), m);
-      const uint32_t against_zero = less_bits(splat(k.threshold), -m);
-      word ^= ((old >> i & against_one) | (~old >> i & against_zero)) << i;
-    } else {
-      Floats score = load(scores + i);
-      const Floats e = exp_neg(absolute(score * k.inv_tau));
-      const Floats d = e + 1.0f;
-      const Floats surrogate = (e / (d * d)) * k.inv_tau;
-      const Floats g = load(grad + i) * surrogate;
-      Floats m = load(buffer0 + i) * k.decay0;
-      if constexpr (kRule == Rule::kAdam) {
-        m = m + g * k.gain0;
-        const Floats v = load(buffer1 + i) * k.decay1 + (g * g) * k.gain1;
-        store(buffer1 + i, v);
-        score = score - (m * k.step) / (square_root(v) * k.inv_sqrt_bias + k.epsilon);
+FASTBIN_INLINE void update_chunk(const Chunk& a, const UpdateConstants& k, const Philox& philox) {
+  const int elements = a.count * kWord;
+  float e[kChunk];
+  if constexpr (kRule != Rule::kBop) exp_neg_stage(a.scores, elements, k.inv_tau, e);
+  for (int w = 0; w < a.count; ++w) {
+    uint32_t word = kRule == Rule::kBop ? a.words[w] : 0;
+    for (int b = 0; b < kWord; b += kLanes) {
+      const int i = w * kWord + b;
+      if constexpr (kRule == Rule::kBop) {
+        word ^= step_means(a, i, a.words[w] >> b, k) << b;
       } else {
-        m = m + g;
-        score = score - m * k.step;
-      }
-      store(buffer0 + i, m);
-      const Floats upper = splat(k.clip);
-      const Floats lower = splat(-k.clip);
-      score = upper < score ? upper : score;
-      score = score < lower ? lower : score;
-      store(scores + i, score);
-      if constexpr (kSample) {
-        const Floats z = score * k.inv_tau;
-        const Floats tail = exp_neg(absolute(z));
-        const Floats numerator = z > Floats{} ? splat(1.0f) : tail;
-        word |= less_bits(load(uniform + i), numerator / (tail + 1.0f)) << i;
-      } else {
-        word |= less_bits(Floats{}, score) << i;
+        word |= less_bits(Floats{}, step_scores<kRule>(a, i, load(e + i), k)) << b;
       }
     }
+    a.words[w] = word;
   }
-  return word;
+  if constexpr (kSample) {
+    float uniform[kChunk];
+    for (int w = 0; w < a.count; ++w) philox.uniforms(a.first_word + static_cast<uint64_t>(w), uniform + w * kWord);
+    exp_neg_stage(a.scores, elements, k.inv_tau, e);
+    for (int w = 0; w < a.count; ++w) {
+      uint32_t word = 0;
+      for (int b = 0; b < kWord; b += kLanes) {
+        const int i = w * kWord + b;
+        const Floats tail = load(e + i);
+        const Floats numerator = load(a.scores + i) * k.inv_tau > Floats{} ? splat(1.0f) : tail;
+        word |= less_bits(load(uniform + i), numerator / (tail + 1.0f)) << b;
+      }
+      a.words[w] = word;
+    }
+  }
 }
 
 // The last word of a row whose columns are no multiple of 32: through copies, for no access may pass the row's end.
 template <Rule kRule, bool kSample>
-uint32_t update_tail(float* scores, const float* grad, float* buffer0, float* buffer1, const float* uniform,
-                     uint32_t old, const UpdateConstants& k, int64_t count) {
+void update_tail(const Chunk& a, const UpdateConstants& k, const Philox& philox, int64_t elements) {
   float copies[4][kWord] = {};
-  const size_t bytes = static_cast<size_t>(count) * sizeof(float);
-  std::memcpy(copies[0], grad, bytes);
-  std::memcpy(copies[1], buffer0, bytes);
-  if constexpr (kRule != Rule::kBop) std::memcpy(copies[2], scores, bytes);
-  if constexpr (kRule == Rule::kAdam) std::memcpy(copies[3], buffer1, bytes);
-  const uint32_t word = update_word<kRule, kSample>(copies[2], copies[0], copies[1], copies[3], uniform, old, k);
-  std::memcpy(buffer0, copies[1], bytes);
-  if constexpr (kRule != Rule::kBop) std::memcpy(scores, copies[2], bytes);
-  if constexpr (kRule == Rule::kAdam) std::memcpy(buffer1, copies[3], bytes);
-  return word & ((1u << count) - 1);
+  const size_t bytes = static_cast<size_t>(elements) * sizeof(float);
+  Chunk copy = a;
+  copy.grad = copies[0];
+  copy.buffer0 = copies[1];
+  copy.scores = copies[2];
+  copy.buffer1 = copies[3];
+  std::memcpy(copies[0], a.grad, bytes);
+  std::memcpy(copies[1], a.buffer0, bytes);
+  if constexpr (kRule != Rule::kBop) std::memcpy(copies[2], a.scores, bytes);
+  if constexpr (kRule == Rule::kAdam) std::memcpy(copies[3], a.buffer1, bytes);
+  update_chunk<kRule, kSample>(copy, k, philox);
+  std::memcpy(a.buffer0, copies[1], bytes);
+  if constexpr (kRule != Rule::kBop) std::memcpy(a.scores, copies[2], bytes);
+  if constexpr (kRule == Rule::kAdam) std::memcpy(a.buffer1, copies[3], bytes);
+  *a.words &= (1u << elements) - 1;
+}
+
+// The chunk at column c of row r.
+template <Rule kRule>
+FASTBIN_INLINE Chunk chunk_at(const UpdateBlock& block, int64_t r, int64_t c, int count) {
+  const int64_t at = r * block.stride + c;
+  const int64_t word = r * block.word_stride + c / kWord;
+  Chunk a{};
+  // A null pointer plus an offset would be undefined.
+  if constexpr (kRule != Rule::kBop) a.scores = block.scores + at;
+  a.grad = block.grad + r * block.grad_stride + c;
+  a.buffer0 = block.buffer0 + at;
+  if constexpr (kRule == Rule::kAdam) a.buffer1 = block.buffer1 + at;
+  a.words = block.words + word;
+  a.first_word = static_cast<uint64_t>(block.first_word + word);
+  a.count = count;
+  return a;
 }
 
 template <Rule kRule, bool kSample>
 int64_t update_block(const UpdateBlock& block, const UpdateConstants& constants) {
   const UpdateConstants k = constants;  // a local copy: no store can change it
   const Philox philox(k);
-  float uniform[kWord] = {};
+  const int64_t whole_words = block.cols / kWord;
+  const int64_t tail = block.cols % kWord;
   int64_t flips = 0;
+  uint32_t old[kChunkWords];
   for (int64_t r = 0; r < block.rows; ++r) {
-    uint32_t* words = block.words + r * block.word_stride;
-    for (int64_t c = 0; c < block.cols; c += kWord) {
-      // A null pointer plus an offset would be undefined.
-      const int64_t at = r * block.stride + c;
-      float* scores = kRule == Rule::kBop ? nullptr : block.scores + at;
-      const float* grad = block.grad + r * block.grad_stride + c;
-      float* buffer0 = block.buffer0 + at;
-      float* buffer1 = kRule == Rule::kAdam ? block.buffer1 + at : nullptr;
-      const uint32_t old = words[c / kWord];
-      if constexpr (kSample) {
-        philox.uniforms(static_cast<uint64_t>(block.first_word + r * block.word_stride + c / kWord), uniform);
-      }
-      const int64_t left = block.cols - c;
-      const uint32_t word = left >= kWord
-                                ? update_word<kRule, kSample>(scores, grad, buffer0, buffer1, uniform, old, k)
-                                : update_tail<kRule, kSample>(scores, grad, buffer0, buffer1, uniform, old, k, left);
-      flips += __builtin_popcount(old ^ word);
-      words[c / kWord] = word;
+    for (int64_t w = 0; w < whole_words; w += kChunkWords) {
+      const int64_t left = whole_words - w;
+      const int count = left < kChunkWords ? static_cast<int>(left) : kChunkWords;
+      const Chunk chunk = chunk_at<kRule>(block, r, w * kWord, count);
+      std::memcpy(old, chunk.words, static_cast<size_t>(count) * sizeof(uint32_t));
+      update_chunk<kRule, kSample>(chunk, k, philox);
+      for (int i = 0; i < count; ++i) flips += __builtin_popcount(old[i] ^ chunk.words[i]);
+    }
+    if (tail > 0) {
+      const Chunk chunk = chunk_at<kRule>(block, r, whole_words * kWord, 1);
+      old[0] = *chunk.words;
+      update_tail<kRule, kSample>(chunk, k, philox, tail);
+      flips += __builtin_popcount(old[0] ^ *chunk.words);
     }
   }
   return flips;
