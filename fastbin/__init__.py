@@ -1,5 +1,7 @@
 """fastbin: weight-free neural networks, classifiers whose weights are all 0 or 1, on bit-packed kernels."""
 
+from importlib.metadata import version
+
 from fastbin import backends, data, nn, ops, rules
 from fastbin.backends import BackendError
 from fastbin.bits import BitMatrix
@@ -9,6 +11,8 @@ from fastbin.data import DataError
 from fastbin.result import SearchResult, load_result
 from fastbin.runs import RunFolderError
 from fastbin.search import SearchError, run_search
+
+__version__ = version("fastbin-nets")
 
 __all__ = [
     "BackendError",

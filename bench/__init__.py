@@ -1,0 +1,1 @@
+"""Benchmarks: ``python -m bench``. Every figure is a ratio against a peer in the same process."""
