@@ -172,7 +172,7 @@ def _parse(args: list[str], default: Search | None = None) -> Search | Eval | Do
     defaults: dict[str, Any] = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
+            parsed: Search | Eval | Doctor = tyro.cli(
                 cast("type[Search | Eval | Doctor]", Search | Eval | Doctor),
                 prog="fastbin",
                 description=DESCRIPTION,
@@ -180,6 +180,7 @@ def _parse(args: list[str], default: Search | None = None) -> Search | Eval | Do
                 config=(tyro.conf.FlagCreatePairsOff,),
                 **defaults,
             )
+            return parsed
     except SystemExit as stop:
         if not stop.code:
             raise
