@@ -200,16 +200,17 @@ def _check_device(device: str) -> None:
 def _flush_stdout() -> None:
     try:
         sys.stdout.flush()
-    except OSError as error:
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter tries again at exit
-        error.filename = "standard output"
         raise
 
 
 def _fail(error: Exception, code: int) -> int:
     if os.environ.get("FASTBIN_DEBUG", "0") not in ("", "0"):
         traceback.print_exception(error)
-    text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename or 'output'}: {error.strerror}"  # what is written to files has a name, output has none
     print(f"fastbin: error: {' '.join(text.split()) or type(error).__name__}", file=sys.stderr)
     return code
 

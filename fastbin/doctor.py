@@ -64,17 +64,16 @@ def examine() -> dict[str, Any]:
         cpu["in_use"] = instruction_set()
     except (ImportError, ValueError, RuntimeError) as error:
         faults.append(str(error))
-    notes = []
-    if importlib.util.find_spec("triton") is None:
-        notes.append("triton is missing; only the GPU kernels need it: pip install triton")
+    triton = importlib.util.find_spec("triton") is not None
+    notes = [] if triton else ["triton is missing; only the GPU kernels need it: pip install triton"]
     gpus = [
         {"name": torch.cuda.get_device_name(i), "capability": "{}.{}".format(*torch.cuda.get_device_capability(i))}
         for i in range(torch.cuda.device_count())
     ]
     kernels = []
     for op, device, implementation in backends.report():
-        if device == "cuda" and not gpus:
-            test = "not tested: no GPU"
+        if device == "cuda" and not (gpus and triton):
+            test = f"not tested: no {'triton' if gpus else 'GPU'}"
         else:
             fault = self_test(op, device)
             test = "ok" if fault is None else f"FAILED: {fault}"
