@@ -47,6 +47,7 @@ def error(capfd):
     """Run a command that fails, and return its exit code and its one line of complaint."""
 
     def run(*args):
+        capfd.readouterr()
         code = main([str(arg) for arg in args])
         (line,) = capfd.readouterr().err.splitlines()
         assert line.startswith("fastbin: error: ")
