@@ -1,0 +1,9 @@
+// AVX-512 intrinsics: the compiler's, or SIMDe's in the build that tests them on a CPU without AVX-512.
+#pragma once
+
+#if defined(FASTBIN_EMULATE_AVX512)
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/x86/avx512.h>
+#else
+#include <immintrin.h>
+#endif
