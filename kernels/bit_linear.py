@@ -81,6 +81,8 @@ def _launch(x: Tensor, words: Tensor, outputs: int, *, transposed: bool) -> Tens
             BLOCK_M=block_m,
             BLOCK_N=block_n,
             BLOCK_K=block_k,
+            num_warps=8 if x.dtype == torch.float32 else 4,  # no matrix units: operands fill the registers of 4
+            enable_fp_fusion=True,
         )
     return y
 

@@ -51,6 +51,14 @@ def bit_matmul(a: Tensor, b: Tensor) -> Tensor:
         tiles = triton.cdiv(a.shape[-2], BLOCK) * triton.cdiv(b.shape[-2], BLOCK)
         with torch.cuda.device_of(a):
             _bit_matmul[(members(a) * tiles,)](
-                a, b, y, a.shape[-2], b.shape[-2], a.shape[-1], BLOCK=BLOCK, BLOCK_WORDS=BLOCK_WORDS
+                a,
+                b,
+                y,
+                a.shape[-2],
+                b.shape[-2],
+                a.shape[-1],
+                BLOCK=BLOCK,
+                BLOCK_WORDS=BLOCK_WORDS,
+                enable_fp_fusion=False,
             )
     return y
