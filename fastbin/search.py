@@ -54,8 +54,8 @@ class Search:
             scores = (torch.randn(n_out, n_in, generator=generator) * config.init_std).to(config.device)
             w = BitMatrix.pack(scores, threshold=0.0)
             state = rule.init_state(w, derived_seed(config.seed, _SAMPLING, i))
-            if rule.sample:
-                w = BitMatrix(reference.sample_bits(scores, config.tau, state.seed, 0), n_in)
+            if isinstance(rule, ScoreRule) and rule.sample:
+                w = BitMatrix(reference.sample_bits(scores, rule.tau, state.seed, 0), n_in)
             weights.append(w)
             self.scores.append(scores if isinstance(rule, ScoreRule) else None)
             self.states.append(state)
