@@ -24,6 +24,7 @@ struct Bytes {
   friend FASTBIN_INLINE Bytes add8(Bytes a, Bytes b) { return {_mm256_add_epi8(a.v, b.v)}; }
   friend FASTBIN_INLINE Bytes add16(Bytes a, Bytes b) { return {_mm256_add_epi16(a.v, b.v)}; }
   friend FASTBIN_INLINE Bytes sub16(Bytes a, Bytes b) { return {_mm256_sub_epi16(a.v, b.v)}; }
+  friend FASTBIN_INLINE void keep_order(Bytes& a, Bytes& b) { asm volatile("" : "+x"(a.v), "+x"(b.v)); }
 };
 
 }  // namespace avx2

@@ -122,6 +122,8 @@ static FASTBIN_INLINE void lookup_block(const uint8_t* codes, const uint8_t* nib
                t2.lookup(Bytes::load(at + (2 * kVectors + v) * kBytes)));
       low[v] = add8(low[v], s);
       high[v] = add8(high[v], s.right4());
+      // Vector by vector: with the shuffles of all four under way at once the compiler runs out of registers.
+      keep_order(low[v], high[v]);
     }
   }
   for (int v = 0; v < kVectors; ++v) unleak(low[v], high[v], sums + v * kBytes, sums + (kVectors + v) * kBytes);
