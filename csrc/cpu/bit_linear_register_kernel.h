@@ -13,7 +13,7 @@ namespace fastbin {
 namespace FASTBIN_ISA_NAMESPACE {
 
 constexpr int kWordTables = (32 + kBits - 1) / kBits;  // tables to a word; the last may be of fewer inputs
-constexpr int64_t kChunkWords = 16;                    // 8 or 5.5 KiB of tables a sample, and whole lines of the matrix
+constexpr int64_t kChunkWords = 512 / kLanes;          // 22 or 16 KiB of tables a sample; 256 or 128 bytes of a row
 
 template <typename X, typename A, int S>
 struct RegisterKernel {
