@@ -145,7 +145,7 @@ class WeightFreeNet(nn.Module):
         Raises:
             TypeError, ValueError: x has another dtype, device or number of features (`fastbin.ops.bit_linear`).
         """
-        return self.trace(x)[0]
+        return self._pass(x, begin_graph=False)[0]
 
     def trace(self, x: Tensor) -> tuple[Tensor, list[Tensor | BitMatrix], list[Tensor]]:
         """The forward pass with what a search needs of it.
@@ -154,6 +154,9 @@ class WeightFreeNet(nn.Module):
             The logits; the inputs h_(l-1) of each layer (a BitMatrix behind ``step``); the outputs a_l of each layer.
             With gradients enabled, the derivative of a loss in the a_l can be asked of ``torch.autograd.grad``.
         """
+        return self._pass(x, begin_graph=torch.is_grad_enabled())
+
+    def _pass(self, x: Tensor, begin_graph: bool) -> tuple[Tensor, list[Tensor | BitMatrix], list[Tensor]]:
         inputs: list[Tensor | BitMatrix] = []
         outputs: list[Tensor] = []
         z = x
@@ -162,7 +165,7 @@ class WeightFreeNet(nn.Module):
             if i == 0:
                 h = x
                 a = layer(x)
-                if torch.is_grad_enabled() and not a.requires_grad:
+                if begin_graph and not a.requires_grad:
                     a.requires_grad_()  # bits have no gradient, so the graph begins at the first layer's outputs
             elif self.activation == "step":
                 a, words = _StepLinear.apply(z, layer.words)  # type: ignore[no-untyped-call]
