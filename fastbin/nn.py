@@ -143,7 +143,8 @@ class WeightFreeNet(nn.Module):
         """Logits ``[B, n_L]`` of standardised inputs ``[B, n_0]``.
 
         Raises:
-            TypeError, ValueError: x has another dtype, device or number of features (`fastbin.ops.bit_linear`).
+            TypeError, ValueError: x is not real or not a matrix, or has another dtype, device or number of features
+                (`fastbin.ops.bit_linear`).
         """
         return self._pass(x, begin_graph=False)[0]
 
@@ -157,6 +158,11 @@ class WeightFreeNet(nn.Module):
         return self._pass(x, begin_graph=torch.is_grad_enabled())
 
     def _pass(self, x: Tensor, begin_graph: bool) -> tuple[Tensor, list[Tensor | BitMatrix], list[Tensor]]:
+        if isinstance(x, Tensor):
+            if not x.is_floating_point():
+                raise TypeError(f"x must be of a floating dtype, got {x.dtype}")
+            if x.dim() != 2:
+                raise ValueError(f"x must have shape [B, {self.widths[0]}], got {list(x.shape)}")
         inputs: list[Tensor | BitMatrix] = []
         outputs: list[Tensor] = []
         z = x
