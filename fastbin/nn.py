@@ -103,6 +103,8 @@ class WeightFreeNet(nn.Module):
         super().__init__()
         if len(widths) < 2:
             raise ValueError(f"widths need an input and an output at least, got {list(widths)}")
+        if any(n != int(n) for n in widths):
+            raise ValueError(f"widths must be whole numbers, got {list(widths)}")
         if activation not in get_args(Activation):
             raise ValueError(f"activation must be one of {', '.join(get_args(Activation))}, got {activation!r}")
         if norm not in get_args(Norm):
