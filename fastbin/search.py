@@ -121,7 +121,10 @@ class Search:
         for i, w in enumerate(self.net.weights()):
             reader.bits(f"search.{i}.words", w.rows, w.cols)  # checks the tail bits
         for name, mine in self.tensors().items():
-            mine.copy_(reader.tensor(name, mine.dtype, tuple(mine.shape)))
+            stored = reader.tensor(name, mine.dtype, tuple(mine.shape))
+            if name.endswith(".step") and int(stored) < 0:
+                raise reader.fail(f"tensor {name!r} must be at least 0, is {int(stored)}")
+            mine.copy_(stored)
 
 
 class SearchError(RuntimeError):
