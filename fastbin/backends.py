@@ -31,6 +31,15 @@ TABLE: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
     ("bit_matmul", "cpu"): (_CPP,),
     ("mask_update_", "cpu"): (_CPP,),
     ("mask_grad_update_", "cpu"): (_CPP,),
+    ("pack", "cuda"): (("triton", "fastbin.kernels.bits"),),
+    ("unpack", "cuda"): (("triton", "fastbin.kernels.bits"),),
+    ("transpose", "cuda"): (("triton", "fastbin.kernels.bits"),),
+    ("popcount", "cuda"): (("triton", "fastbin.kernels.bits"),),
+    ("bit_linear", "cuda"): (("triton", "fastbin.kernels.bit_linear"),),
+    ("bit_linear_t", "cuda"): (("triton", "fastbin.kernels.bit_linear"),),
+    ("bit_matmul", "cuda"): (("triton", "fastbin.kernels.bit_matmul"),),
+    ("mask_update_", "cuda"): (("triton", "fastbin.kernels.mask_update"),),
+    ("mask_grad_update_", "cuda"): (("triton", "fastbin.kernels.mask_grad_update"),),
 }
 OPS = tuple(dict.fromkeys(op for op, _ in TABLE))
 NAMES = tuple(dict.fromkeys([_REFERENCE[0], *(name for row in TABLE.values() for name, _ in row)]))

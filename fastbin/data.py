@@ -282,17 +282,17 @@ class Standardizer:
             ValueError: as `check_inputs` does.
         """
         values = check_inputs(x)
-        mean = values.mean(0, dtype=torch.float64)
-        lowest, highest = values.amin(0), values.amax(0)
+        # Float64 sums of equal float32 values are exact, and so is dividing them by their number (a multiplication by
+        # 1/n is not): a constant feature has a spread of exactly 0.
+        mean = values.sum(0, dtype=torch.float64) / len(values)
         if pixels:
-            mean, lowest, highest = mean.mean().expand_as(mean), lowest.min(), highest.max()
-        variance = torch.stack([(part.double() - mean).square().sum(0) for part in torch.split(values, 4096)]).sum(
-            0
-        ) / len(values)
+            mean = (mean.sum() / len(mean)).expand_as(mean)
+        squares = [(part.double() - mean).square().sum(0) for part in torch.split(values, 4096)]
+        variance = torch.stack(squares).sum(0) / len(values)
         if pixels:
             variance = variance.mean().expand_as(mean)
         scale = variance.sqrt().float()
-        scale = torch.where((lowest == highest) | (scale == 0), 1.0, scale)
+        scale = torch.where(scale == 0, 1.0, scale)
         return cls(mean.float().contiguous(), scale)
 
     def transform(self, x: Any) -> Tensor:
@@ -391,7 +391,7 @@ def _encode(y: Any, n: int) -> tuple[Tensor, Labels]:
         for i, value in enumerate(items):
             if not (isinstance(value, str) if text else _is_whole(value)):
                 raise ValueError(f"y[{i}] is {value!r}; labels are whole numbers, or all strings")
-        array = items if text else np.array([int(value) for value in items])
+        array = items if text else np.array([int(value) for value in items], dtype=object)
     distinct, classes = np.unique(array, return_inverse=True)
     return torch.from_numpy(classes.astype(np.int64)), tuple(distinct.tolist())
 

@@ -124,7 +124,7 @@ def philox_uniform(seed: Tensor, step: int, rows: int, cols: int) -> Tensor:
         (high0, low0), (high1, low1) = _mul32(0xD2511F53, x[0]), _mul32(0xCD9E8D57, x[2])
         x = [high1 ^ x[1] ^ key0, low1, high0 ^ x[3] ^ key1, low0]
         key0, key1 = (key0 + 0x9E3779B9) & mask, (key1 + 0xBB67AE85) & mask
-    bits = torch.stack(x, 1).view(members, 4, rows, count, 8).permute(0, 2, 3, 1, 4).reshape(members, rows, -1)
+    bits = torch.stack(x, 1).view(members, 4, rows, count, 8).permute(0, 2, 3, 1, 4).flatten(2)
     return (bits[..., :cols] >> 8).to(torch.float32) * 2.0**-24
 
 
@@ -201,7 +201,8 @@ def _member_update(
         m.copy_(c0 * m + (1 - c0) * g)
         v.copy_(c1 * v + (1 - c1) * (g * g))
         step_size, inv_sqrt_bc2 = lr / (1 - math.pow(c0, t)), 1 / math.sqrt(1 - math.pow(c1, t))
-        moved = scores - (step_size * m) / (v.sqrt() * inv_sqrt_bc2 + c2)
+        root = v.double().sqrt().float()  # rounded to nearest, which torch's float32 square root on the CPU is not
+        moved = scores - (step_size * m) / (root * inv_sqrt_bc2 + c2)
     scores.copy_(torch.where(moved < -clip, -clip, torch.where(moved > clip, clip, moved)))
     words.copy_(sample_bits(scores, tau, seed, t) if sample else pack(scores > 0, None))
     return (old ^ unpack(words, grad.shape[-1], torch.bool)).sum()

@@ -24,32 +24,40 @@ constexpr int kVectorBytes = 32;
 constexpr int kVectorBytes = 16;
 #endif
 
-template <typename T>
+template <typename T, int Bytes = kVectorBytes>
 struct VectorOf {
-  typedef T type __attribute__((vector_size(kVectorBytes), may_alias));
+  typedef T type __attribute__((vector_size(Bytes), may_alias));
 };
 
-// N values of T as whole native vectors, N * sizeof(T) a multiple of kVectorBytes.
+// N values of T as whole native vectors, or as one narrower vector where they do not fill a native one.
 template <typename T, int N>
 struct Lanes {
-  using Vector = typename VectorOf<T>::type;
-  static constexpr int kPerVector = kVectorBytes / static_cast<int>(sizeof(T));
+  static constexpr int kBytes = N * static_cast<int>(sizeof(T)) < kVectorBytes ? N * static_cast<int>(sizeof(T)) : kVectorBytes;
+  using Vector = typename VectorOf<T, kBytes>::type;
+  static constexpr int kPerVector = kBytes / static_cast<int>(sizeof(T));
   static constexpr int kVectors = N / kPerVector;
   static_assert(N % kPerVector == 0, "whole vectors only");
   Vector v[kVectors];
 
+  // A vector at a time, unrolled early: GCC would otherwise keep a Lanes of several vectors in memory.
   static FASTBIN_INLINE Lanes load(const T* p) {
     Lanes r;
-    std::memcpy(&r, p, sizeof(r));
+#pragma GCC unroll 16
+    for (int i = 0; i < kVectors; ++i) std::memcpy(&r.v[i], p + i * kPerVector, kBytes);
     return r;
   }
-  FASTBIN_INLINE void store(T* p) const { std::memcpy(p, this, sizeof(*this)); }
+  FASTBIN_INLINE void store(T* p) const {
+#pragma GCC unroll 16
+    for (int i = 0; i < kVectors; ++i) std::memcpy(p + i * kPerVector, &v[i], kBytes);
+  }
   static FASTBIN_INLINE Lanes zero() {
     Lanes r;
+#pragma GCC unroll 16
     for (int i = 0; i < kVectors; ++i) r.v[i] = Vector{};
     return r;
   }
   friend FASTBIN_INLINE Lanes operator+(Lanes a, const Lanes& b) {
+#pragma GCC unroll 16
     for (int i = 0; i < kVectors; ++i) a.v[i] += b.v[i];
     return a;
   }

@@ -1,0 +1,2 @@
+#define FASTBIN_ISA_NAMESPACE scalar
+#include "cpu/bit_linear_kernel.h"
