@@ -239,10 +239,8 @@ def _run(
 def _prepare(dataset: Dataset, config: SearchConfig) -> tuple[_Part, _Part, Standardizer]:
     train_at, validation_at = split_validation(dataset.y_train, config.validation, config.seed)
     standardizer = Standardizer.fit(dataset.x_train[train_at], dataset.pixels)
-    parts = [
-        _Part(standardizer.transform(dataset.x_train[at]).to(config.device), dataset.y_train[at].to(config.device))
-        for at in (train_at, validation_at)
-    ]
+    x = standardizer.transform(dataset.x_train)  # whole: it takes no empty part
+    parts = [_Part(x[at].to(config.device), dataset.y_train[at].to(config.device)) for at in (train_at, validation_at)]
     return parts[0], parts[1], standardizer
 
 
