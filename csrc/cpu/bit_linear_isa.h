@@ -28,20 +28,17 @@ template <typename X, typename Y>
 using SmallFn = void (*)(const X* x, const uint32_t* w, Y* y, int64_t samples, int64_t rows, int64_t cols,
                          int64_t first, int64_t count, void* scratch);
 
-#define FASTBIN_DECLARE_BIT_LINEAR(isa)                                                                             \
-  namespace isa {                                                                                                   \
-  void bit_linear_repack(const uint32_t*, int64_t, int64_t, int64_t, int64_t, uint32_t*);                           \
-  void bit_linear_repack_t(const uint32_t*, int64_t, int64_t, int64_t, int64_t, uint32_t*);                         \
-  void bit_linear_block(const float*, int64_t, int64_t, const uint32_t*, int64_t, int64_t, float*, int64_t, void*); \
-  void bit_linear_block(const int8_t*, int64_t, int64_t, const uint32_t*, int64_t, int64_t, int32_t*, int64_t,      \
-                        void*);                                                                                     \
-  void bit_linear_small(const float*, const uint32_t*, float*, int64_t, int64_t, int64_t, int64_t, int64_t, void*); \
-  void bit_linear_small(const int8_t*, const uint32_t*, int32_t*, int64_t, int64_t, int64_t, int64_t, int64_t,      \
-                        void*);                                                                                     \
-  void bit_linear_small_t(const float*, const uint32_t*, float*, int64_t, int64_t, int64_t, int64_t, int64_t,       \
-                          void*);                                                                                   \
-  void bit_linear_small_t(const int8_t*, const uint32_t*, int32_t*, int64_t, int64_t, int64_t, int64_t, int64_t,    \
-                          void*);                                                                                   \
+#define FASTBIN_DECLARE_BIT_LINEAR(isa)                                                                                \
+  namespace isa {                                                                                                      \
+  void bit_linear_repack(const uint32_t*, int64_t, int64_t, int64_t, int64_t, uint32_t*);                              \
+  void bit_linear_repack_t(const uint32_t*, int64_t, int64_t, int64_t, int64_t, uint32_t*);                            \
+  void bit_linear_block(const float*, int64_t, int64_t, const uint32_t*, int64_t, int64_t, float*, int64_t, void*);    \
+  void bit_linear_block(const int8_t*, int64_t, int64_t, const uint32_t*, int64_t, int64_t, int32_t*, int64_t, void*); \
+  void bit_linear_small(const float*, const uint32_t*, float*, int64_t, int64_t, int64_t, int64_t, int64_t, void*);    \
+  void bit_linear_small(const int8_t*, const uint32_t*, int32_t*, int64_t, int64_t, int64_t, int64_t, int64_t, void*); \
+  void bit_linear_small_t(const float*, const uint32_t*, float*, int64_t, int64_t, int64_t, int64_t, int64_t, void*);  \
+  void bit_linear_small_t(const int8_t*, const uint32_t*, int32_t*, int64_t, int64_t, int64_t, int64_t, int64_t,       \
+                          void*);                                                                                      \
   }
 
 FASTBIN_DECLARE_BIT_LINEAR(scalar)
