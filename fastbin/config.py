@@ -17,6 +17,10 @@ Schedule = Literal["constant", "linear", "cosine", "geometric"]
 DEFAULT_LR = {"sgd": 1.0, "adam": 0.01}
 DEFAULT_TAU = {"hard": (1.0, 1.0), "sample": (0.03, 0.03), "soft": (0.1, 0.02)}  # start and end
 
+_NUMBERS = (
+    "logit_scale", "lr", "lr_end", "tau", "tau_end", "clip", "momentum", "gamma", "threshold", "init_std", "validation",
+)  # fmt: skip
+
 
 def schedule(kind: Schedule, start: float, end: float, progress: float) -> float:
     """Value at `progress` in [0, 1) on the way from `start` to `end`."""
@@ -99,13 +103,17 @@ class SearchConfig:
             if getattr(self, name) not in get_args(choice):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(choice))}, got {getattr(self, name)!r}")
         for n in self.hidden:
-            _check("hidden", n, isinstance(n, int) and n >= 1, "whole numbers, at least 1")
+            _check("hidden", n, is_whole(n) and n >= 1, "whole numbers, at least 1")
         for name in ("epochs", "batch_size"):
             value = getattr(self, name)
-            _check(name, value, isinstance(value, int) and value >= 1, "a whole number, at least 1")
+            _check(name, value, is_whole(value) and value >= 1, "a whole number, at least 1")
         if self.patience is not None:
-            _check("patience", self.patience, self.patience >= 1, "at least 1, or unset")
-        _check("seed", self.seed, isinstance(self.seed, int) and 0 <= self.seed < 2**63, "a whole number in [0, 2^63)")
+            _check("patience", self.patience, is_whole(self.patience) and self.patience >= 1, "at least 1, or unset")
+        _check("seed", self.seed, is_whole(self.seed) and 0 <= self.seed < 2**63, "a whole number in [0, 2^63)")
+        for name in _NUMBERS:
+            value = getattr(self, name)
+            _check(name, value, is_number(value) or (value is None and name in ("lr", "clip")), "a number")
+        _check("betas", self.betas, len(self.betas) == 2 and all(map(is_number, self.betas)), "two numbers")
         _check("validation", self.validation, 0 <= self.validation < 1, "in [0, 1)")
         _check("init_std", self.init_std, 0 < self.init_std < math.inf, "positive and finite")
         _check("lr_end", self.lr_end, 0 <= self.lr_end < math.inf, "at least 0 and finite")
@@ -149,6 +157,16 @@ class SearchConfig:
         if unknown:
             raise ValueError(f"unknown configuration field {unknown[0]!r}")
         return cls(**values)
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value is a whole number (a boolean is none)."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a float or a whole number."""
+    return isinstance(value, float) or is_whole(value)
 
 
 def _check(name: str, value: object, valid: bool, expected: str) -> None:
