@@ -6,6 +6,10 @@ import importlib.util
 import os
 import sys
 
+# Read when torch is imported. The suite's many small calls would spend most of their time in threads that spin for each
+# other on a machine whose cores are shared.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import hypothesis
 import pytest
 
