@@ -1,5 +1,5 @@
-// fastbin._cpu: the CPU kernels for Python. Pointers and sizes in, no logic: shapes, dtypes and devices have been checked
-// by fastbin/ops.py. Every call releases the GIL.
+// fastbin._cpu: the CPU kernels for Python. Pointers and sizes in, no logic: shapes, dtypes and devices have been
+// checked by fastbin/ops.py. Every call releases the GIL.
 #include "bind_cpu.h"
 
 #include "cpu/isa.h"
@@ -20,6 +20,7 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("use_openmp", &fastbin::use_openmp, py::arg("gomp_parallel"));
   m.def("parallel_runtime", &fastbin::parallel_runtime);
   fastbin::register_bits(m);
+  fastbin::register_matmul(m);
   fastbin::register_products(m);
   fastbin::register_updates(m);
 }

@@ -8,6 +8,7 @@
 namespace fastbin {
 
 void register_bits(pybind11::module_& m);
+void register_matmul(pybind11::module_& m);
 void register_products(pybind11::module_& m);
 void register_updates(pybind11::module_& m);
 

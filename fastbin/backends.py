@@ -99,12 +99,12 @@ def _load(op: str, device: str, name: str) -> Implementation:
 
 
 def report() -> list[tuple[str, str, str]]:
-    """Rows (op, device, implementation in force, or why there is none), for `fastbin doctor`."""
+    """Rows (op, device, name of the implementation in force, or why there is none), for `fastbin doctor`."""
     rows = []
-    for op, device in TABLE:
+    for (op, device), candidates in TABLE.items():
         try:
-            found = find(op, device)
-            name = found.__module__.rpartition(".")[2]
+            find(op, device)
+            name = candidates[0][0] if requested() == "auto" else requested()
         except BackendError as error:
             name = str(error)
         rows.append((op, device, name))

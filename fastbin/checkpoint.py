@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +27,16 @@ class CheckpointError(RuntimeError):
 
 
 @contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give an OSError from within the block, as of a full disk, the name of the file, which a write does not know."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file beside `path`; when the block ends well, flush it to disk and rename it to `path`.
 
@@ -33,7 +44,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     """
     temporary = path.with_name(f".{path.name}.tmp")  # a fixed name: what a killed run left is overwritten by the next
     try:
-        with temporary.open("wb") as file:
+        with naming(path), temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -60,9 +71,20 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any])
     Raises:
         OSError: the folder cannot be written or the disk is full; an older file at `path` is left as it was.
     """
-    header = {"format": FORMAT, "version": str(VERSION), "metadata": json.dumps(metadata, allow_nan=False)}
+    stored = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    text = json.dumps(metadata, allow_nan=False)
+    header = {"format": FORMAT, "version": str(VERSION), "metadata": text, "crc32": _checksum(stored, text)}
     with replacing(path) as file:
-        file.write(safetensors.torch.save({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, header))
+        file.write(safetensors.torch.save(stored, header))
+
+
+def _checksum(tensors: Mapping[str, Tensor], metadata: str) -> str:
+    """CRC-32 of all that a file holds: safetensors itself notices no flipped bit in values."""
+    crc = zlib.crc32(metadata.encode())
+    for name, t in sorted(tensors.items()):
+        crc = zlib.crc32(f"{name} {t.dtype} {list(t.shape)}".encode(), crc)
+        crc = zlib.crc32(t.reshape(-1).view(torch.uint8).numpy().data, crc)
+    return f"{crc:08x}"
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -90,6 +112,8 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise TypeError(f"metadata is a {type(metadata).__name__}")
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} has a damaged header: {error}") from error
+    if header.get("crc32") != _checksum(tensors, header["metadata"]):
+        raise CheckpointError(f"{path} is damaged: its values do not fit its checksum")
     return tensors, metadata
 
 

@@ -13,7 +13,13 @@ from fastbin.rules import SGD, Adam, Bop, Rule
 
 Schedule = Literal["constant", "linear", "cosine", "geometric"]
 
-DEFAULT_LR = {"sgd": 0.1, "adam": 0.01}
+# Found by trials on digits.
+DEFAULT_LR = {"sgd": 1.0, "adam": 0.01}
+DEFAULT_TAU = {"hard": (1.0, 1.0), "sample": (0.03, 0.03), "soft": (0.1, 0.02)}  # start and end
+
+_NUMBERS = (
+    "logit_scale", "lr", "lr_end", "tau", "tau_end", "clip", "momentum", "gamma", "threshold", "init_std", "validation",
+)  # fmt: skip
 
 
 def schedule(kind: Schedule, start: float, end: float, progress: float) -> float:
@@ -37,11 +43,11 @@ class SearchConfig:
         logit_scale: constant factor on the outputs.
         estimator: hard (bits 1[θ > 0]), sample (bits drawn anew each step) or soft (dense sigmoid(θ/τ), for comparison).
         rule: how a gradient moves the scores.
-        lr: step size at the start; unset: 0.01 for adam, 0.1 for sgd. Not used by bop.
+        lr: step size at the start; unset: 0.01 for adam, 1 for sgd. Not used by bop.
         lr_end: step size at the end.
         lr_schedule: the way from lr to lr_end.
-        tau: temperature τ of the surrogate sigmoid(θ/τ) at the start.
-        tau_end: temperature at the end.
+        tau: temperature τ of the surrogate sigmoid(θ/τ) at the start; unset: 1 for hard, 0.03 for sample, 0.1 for soft.
+        tau_end: temperature at the end; unset: that of the start, but 0.02 for soft with tau unset.
         tau_schedule: the way from tau to tau_end.
         clip: scores stay within [-clip, clip]; unset: no limit.
         momentum: of sgd.
@@ -66,14 +72,14 @@ class SearchConfig:
     lr: float | None = None
     lr_end: float = 0.0
     lr_schedule: Schedule = "cosine"
-    tau: float = 1.0
-    tau_end: float = 1.0
-    tau_schedule: Schedule = "constant"
+    tau: float | None = None
+    tau_end: float | None = None
+    tau_schedule: Schedule = "geometric"
     clip: float | None = None
     momentum: float = 0.9
     betas: tuple[float, float] = (0.9, 0.999)
     gamma: float = 1e-3
-    threshold: float = 1e-6
+    threshold: float = 1e-4
     init_std: float = 0.1
     epochs: int = 30
     batch_size: int = 64
@@ -97,19 +103,28 @@ class SearchConfig:
             if getattr(self, name) not in get_args(choice):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(choice))}, got {getattr(self, name)!r}")
         for n in self.hidden:
-            _check("hidden", n, isinstance(n, int) and n >= 1, "whole numbers, at least 1")
+            _check("hidden", n, is_whole(n) and n >= 1, "whole numbers, at least 1")
         for name in ("epochs", "batch_size"):
             value = getattr(self, name)
-            _check(name, value, isinstance(value, int) and value >= 1, "a whole number, at least 1")
+            _check(name, value, is_whole(value) and value >= 1, "a whole number, at least 1")
         if self.patience is not None:
-            _check("patience", self.patience, self.patience >= 1, "at least 1, or unset")
-        _check("seed", self.seed, isinstance(self.seed, int) and 0 <= self.seed < 2**63, "a whole number in [0, 2^63)")
+            _check("patience", self.patience, is_whole(self.patience) and self.patience >= 1, "at least 1, or unset")
+        _check("seed", self.seed, is_whole(self.seed) and 0 <= self.seed < 2**63, "a whole number in [0, 2^63)")
+        for name in _NUMBERS:
+            value = getattr(self, name)
+            _check(
+                name,
+                value,
+                is_number(value) or (value is None and name in ("lr", "tau", "tau_end", "clip")),
+                "a number",
+            )
+        _check("betas", self.betas, len(self.betas) == 2 and all(map(is_number, self.betas)), "two numbers")
         _check("validation", self.validation, 0 <= self.validation < 1, "in [0, 1)")
         _check("init_std", self.init_std, 0 < self.init_std < math.inf, "positive and finite")
         _check("lr_end", self.lr_end, 0 <= self.lr_end < math.inf, "at least 0 and finite")
         for name in ("tau", "tau_end", "logit_scale"):
             value = getattr(self, name)
-            _check(name, value, 0 < value < math.inf, "positive and finite")
+            _check(name, value, value is None or 0 < value < math.inf, "positive and finite")
         if self.lr_schedule == "geometric":
             _check("lr_end", self.lr_end, self.lr_end > 0, "positive for a geometric schedule")
         if self.rule == "bop" and self.estimator != "hard":
@@ -124,7 +139,8 @@ class SearchConfig:
             return Bop(gamma=self.gamma, threshold=self.threshold)
         start = DEFAULT_LR[self.rule] if self.lr is None else self.lr
         lr = schedule(self.lr_schedule, start, self.lr_end, progress)
-        tau = schedule(self.tau_schedule, self.tau, self.tau_end, progress)
+        tau, tau_end = DEFAULT_TAU[self.estimator] if self.tau is None else (self.tau, self.tau)
+        tau = schedule(self.tau_schedule, tau, tau_end if self.tau_end is None else self.tau_end, progress)
         clip = math.inf if self.clip is None else self.clip
         sample = self.estimator == "sample"
         if self.rule == "sgd":
@@ -146,6 +162,16 @@ class SearchConfig:
         if unknown:
             raise ValueError(f"unknown configuration field {unknown[0]!r}")
         return cls(**values)
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value is a whole number (a boolean is none)."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a float or a whole number."""
+    return isinstance(value, float) or is_whole(value)
 
 
 def _check(name: str, value: object, valid: bool, expected: str) -> None:

@@ -103,6 +103,8 @@ class WeightFreeNet(nn.Module):
         super().__init__()
         if len(widths) < 2:
             raise ValueError(f"widths need an input and an output at least, got {list(widths)}")
+        if any(n != int(n) for n in widths):
+            raise ValueError(f"widths must be whole numbers, got {list(widths)}")
         if activation not in get_args(Activation):
             raise ValueError(f"activation must be one of {', '.join(get_args(Activation))}, got {activation!r}")
         if norm not in get_args(Norm):
@@ -143,9 +145,10 @@ class WeightFreeNet(nn.Module):
         """Logits ``[B, n_L]`` of standardised inputs ``[B, n_0]``.
 
         Raises:
-            TypeError, ValueError: x has another dtype, device or number of features (`fastbin.ops.bit_linear`).
+            TypeError, ValueError: x is not real or not a matrix, or has another dtype, device or number of features
+                (`fastbin.ops.bit_linear`).
         """
-        return self.trace(x)[0]
+        return self._pass(x, begin_graph=False)[0]
 
     def trace(self, x: Tensor) -> tuple[Tensor, list[Tensor | BitMatrix], list[Tensor]]:
         """The forward pass with what a search needs of it.
@@ -154,6 +157,14 @@ class WeightFreeNet(nn.Module):
             The logits; the inputs h_(l-1) of each layer (a BitMatrix behind ``step``); the outputs a_l of each layer.
             With gradients enabled, the derivative of a loss in the a_l can be asked of ``torch.autograd.grad``.
         """
+        return self._pass(x, begin_graph=torch.is_grad_enabled())
+
+    def _pass(self, x: Tensor, begin_graph: bool) -> tuple[Tensor, list[Tensor | BitMatrix], list[Tensor]]:
+        if isinstance(x, Tensor):
+            if not x.is_floating_point():
+                raise TypeError(f"x must be of a floating dtype, got {x.dtype}")
+            if x.dim() != 2:
+                raise ValueError(f"x must have shape [B, {self.widths[0]}], got {list(x.shape)}")
         inputs: list[Tensor | BitMatrix] = []
         outputs: list[Tensor] = []
         z = x
@@ -162,7 +173,7 @@ class WeightFreeNet(nn.Module):
             if i == 0:
                 h = x
                 a = layer(x)
-                if torch.is_grad_enabled() and not a.requires_grad:
+                if begin_graph and not a.requires_grad:
                     a.requires_grad_()  # bits have no gradient, so the graph begins at the first layer's outputs
             elif self.activation == "step":
                 a, words = _StepLinear.apply(z, layer.words)  # type: ignore[no-untyped-call]

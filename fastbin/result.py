@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from fastbin import checkpoint
 from fastbin.bits import BitMatrix
-from fastbin.config import SearchConfig
+from fastbin.config import SearchConfig, is_number, is_whole
 from fastbin.data import Labels, Standardizer, check_inputs, encode_labels
 from fastbin.nn import WeightFreeNet
 
@@ -54,6 +54,18 @@ class EpochRecord:
     def to_json(self) -> dict[str, Any]:
         """The record as JSON-able values."""
         return asdict(self)
+
+    def fits(self, epoch: int, layers: int, validated: bool) -> bool:
+        """Whether the values are of their types, and those of this epoch of a search."""
+        validation = (self.validation_loss, self.validation_accuracy)
+        return (
+            self.epoch == epoch
+            and all(map(is_number, (self.train_loss, self.train_accuracy, self.lr, self.tau, self.seconds)))
+            and (all(map(is_number, validation)) if validated else validation == (None, None))
+            and all(isinstance(values, list) and len(values) == layers for values in (self.flips, self.density))
+            and all(map(is_whole, self.flips))
+            and all(map(is_number, self.density))
+        )
 
 
 def evaluate(net: WeightFreeNet, x: Tensor, y: Tensor) -> tuple[float, float]:
@@ -144,25 +156,37 @@ def read_result(reader: checkpoint.Reader) -> SearchResult:
     widths, labels = reader.entry("widths", list), reader.entry("labels", list)
     if not all(isinstance(n, int) and n >= 1 for n in widths) or len(widths) < 2:
         raise reader.fail(f"metadata 'widths' is {widths!r}")
-    if len(labels) != widths[-1] or not all(isinstance(label, (int, str)) for label in labels):
+    sound = all(isinstance(label, (int, str)) for label in labels)
+    if not sound or len(labels) != widths[-1] or len(set(labels)) != len(labels):
         raise reader.fail(f"metadata 'labels' does not name {widths[-1]} classes: {labels!r}")
     weights = [reader.bits(f"layers.{i}.words", n_out, n_in) for i, (n_in, n_out) in enumerate(pairwise(widths))]
     try:
         config = SearchConfig.from_json(reader.entry("config", dict))
         history = [EpochRecord(**record) for record in reader.entry("history", list)]
         net = make_net(config, widths, weights)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise reader.fail(str(error)) from error
+    if tuple(widths[1:-1]) != config.hidden:
+        raise reader.fail(f"metadata 'widths' is {widths!r}, but the configuration has hidden={config.hidden}")
+    for epoch, record in enumerate(history, 1):
+        if not record.fits(epoch, len(weights), config.validation > 0):
+            raise reader.fail(f"metadata 'history' has as its line {epoch}: {record}")
+    best_epoch = reader.entry("best_epoch", int)
+    if not min(1, len(history)) <= best_epoch <= len(history):
+        raise reader.fail(f"metadata 'best_epoch' is {best_epoch} of {len(history)} epochs")
+    scale = reader.tensor("standardizer.scale", torch.float32, (widths[0],))
+    if not bool((scale > 0).all()):
+        raise reader.fail(f"tensor 'standardizer.scale' must be positive, its least value is {float(scale.min())}")
     return SearchResult(
         net=net,
         standardizer=Standardizer(
             reader.tensor("standardizer.mean", torch.float32, (widths[0],)),
-            reader.tensor("standardizer.scale", torch.float32, (widths[0],)),
+            scale,
         ),
         labels=tuple(labels),
         config=config,
         history=history,
-        best_epoch=reader.entry("best_epoch", int),
+        best_epoch=best_epoch,
         data_name=reader.entry("data_name", str),
         test_accuracy=reader.entry("test_accuracy", (float, type(None))),
     )

@@ -45,6 +45,18 @@ def write_config(folder: Path, config: SearchConfig, data_name: str) -> None:
     checkpoint.write_text(folder / CONFIG, json.dumps(values, indent=2) + "\n")
 
 
+def read_config(folder: Path) -> SearchConfig | None:
+    """The configuration of the folder's run, None if there is none yet; raises RunFolderError if it is damaged."""
+    path = folder / CONFIG
+    if not path.exists():
+        return None
+    try:
+        values = json.loads(path.read_text())
+        return SearchConfig.from_json({name: value for name, value in values.items() if name != "data"})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise RunFolderError(f"{path} is damaged: {error}") from error
+
+
 def write_metrics(folder: Path, history: Sequence[EpochRecord]) -> None:
     """Write the metrics of all epochs so far, replacing what is there."""
     checkpoint.write_text(folder / METRICS, "".join(metrics_line(record) for record in history))
@@ -52,7 +64,8 @@ def write_metrics(folder: Path, history: Sequence[EpochRecord]) -> None:
 
 def append_metrics(folder: Path, record: EpochRecord) -> None:
     """Append the metrics of one epoch."""
-    with (folder / METRICS).open("a") as file:
+    path = folder / METRICS
+    with checkpoint.naming(path), path.open("a") as file:
         file.write(metrics_line(record))
 
 

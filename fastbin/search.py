@@ -54,8 +54,8 @@ class Search:
             scores = (torch.randn(n_out, n_in, generator=generator) * config.init_std).to(config.device)
             w = BitMatrix.pack(scores, threshold=0.0)
             state = rule.init_state(w, derived_seed(config.seed, _SAMPLING, i))
-            if rule.sample:
-                w = BitMatrix(reference.sample_bits(scores, config.tau, state.seed, 0), n_in)
+            if isinstance(rule, ScoreRule) and rule.sample:
+                w = BitMatrix(reference.sample_bits(scores, rule.tau, state.seed, 0), n_in)
             weights.append(w)
             self.scores.append(scores if isinstance(rule, ScoreRule) else None)
             self.states.append(state)
@@ -121,7 +121,10 @@ class Search:
         for i, w in enumerate(self.net.weights()):
             reader.bits(f"search.{i}.words", w.rows, w.cols)  # checks the tail bits
         for name, mine in self.tensors().items():
-            mine.copy_(reader.tensor(name, mine.dtype, tuple(mine.shape)))
+            stored = reader.tensor(name, mine.dtype, tuple(mine.shape))
+            if name.endswith(".step") and int(stored) < 0:
+                raise reader.fail(f"tensor {name!r} must be at least 0, is {int(stored)}")
+            mine.copy_(stored)
 
 
 class SearchError(RuntimeError):
@@ -236,10 +239,8 @@ def _run(
 def _prepare(dataset: Dataset, config: SearchConfig) -> tuple[_Part, _Part, Standardizer]:
     train_at, validation_at = split_validation(dataset.y_train, config.validation, config.seed)
     standardizer = Standardizer.fit(dataset.x_train[train_at], dataset.pixels)
-    parts = [
-        _Part(standardizer.transform(dataset.x_train[at]).to(config.device), dataset.y_train[at].to(config.device))
-        for at in (train_at, validation_at)
-    ]
+    x = standardizer.transform(dataset.x_train)  # whole: it takes no empty part
+    parts = [_Part(x[at].to(config.device), dataset.y_train[at].to(config.device)) for at in (train_at, validation_at)]
     return parts[0], parts[1], standardizer
 
 

@@ -53,7 +53,7 @@ def _product(
             other=0,
         )
         w = decode(packed, dtype)
-        acc = tl.dot(x, w if TRANSPOSED else tl.trans(w), acc, input_precision="ieee")
+        acc = tl.dot(x, w if TRANSPOSED else tl.trans(w), acc, input_precision="ieee", out_dtype=acc.dtype)
 
     y = y_ptr + (member * batch + m[:, None]) * outputs + n[None, :]
     tl.store(y, acc.to(y_ptr.dtype.element_ty), mask=(m < batch)[:, None] & (n < outputs)[None, :])
@@ -66,7 +66,8 @@ def _launch(x: Tensor, words: Tensor, outputs: int, *, transposed: bool) -> Tens
         return y
     batch, inner = x.shape[-2:]
     block_m = 16 if batch <= 16 else 64  # 16 is the least that the matrix units take
-    block_n, block_k = 64, 32 if x.dtype == torch.float32 else 64
+    full = x.dtype == torch.float32
+    block_n, block_k = 64, 32 if full else 64
     tiles = triton.cdiv(batch, block_m) * triton.cdiv(outputs, block_n)
     with torch.cuda.device_of(x):
         _product[(members(words) * tiles,)](
@@ -81,6 +82,10 @@ def _launch(x: Tensor, words: Tensor, outputs: int, *, transposed: bool) -> Tens
             BLOCK_M=block_m,
             BLOCK_N=block_n,
             BLOCK_K=block_k,
+            # float32 has no matrix units: its operands lie in registers, which 4 warps, or a pipeline of loads, overfill
+            num_warps=8 if full else 4,
+            num_stages=1 if full else 3,
+            enable_fp_fusion=True,
         )
     return y
 

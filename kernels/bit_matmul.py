@@ -38,7 +38,7 @@ def _bit_matmul(a_ptr, b_ptr, y_ptr, rows_a, rows_b, row_words, BLOCK: tl.conste
         word = start + tl.arange(0, BLOCK_WORDS)
         a = decode(_load(a_ptr, m, word, rows_a, row_words), tl.int8)
         b = decode(_load(b_ptr, n, word, rows_b, row_words), tl.int8)
-        acc = tl.dot(a, tl.trans(b), acc)
+        acc = tl.dot(a, tl.trans(b), acc, out_dtype=tl.int32)
 
     y = y_ptr + (member * rows_a + m[:, None]) * rows_b + n[None, :]
     tl.store(y, acc, mask=(m < rows_a)[:, None] & (n < rows_b)[None, :])
@@ -51,6 +51,14 @@ def bit_matmul(a: Tensor, b: Tensor) -> Tensor:
         tiles = triton.cdiv(a.shape[-2], BLOCK) * triton.cdiv(b.shape[-2], BLOCK)
         with torch.cuda.device_of(a):
             _bit_matmul[(members(a) * tiles,)](
-                a, b, y, a.shape[-2], b.shape[-2], a.shape[-1], BLOCK=BLOCK, BLOCK_WORDS=BLOCK_WORDS
+                a,
+                b,
+                y,
+                a.shape[-2],
+                b.shape[-2],
+                a.shape[-1],
+                BLOCK=BLOCK,
+                BLOCK_WORDS=BLOCK_WORDS,
+                enable_fp_fusion=False,
             )
     return y

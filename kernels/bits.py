@@ -2,6 +2,8 @@
 
 A Triton program handles whole words, as tiles ``[words, 32]``: bits become a word by a sum over the last axis, without
 atomics, and bits past the last column are 0 because they are masked.
+
+Every launch says whether multiplications and additions may fuse, since the default differs between versions of Triton.
 """
 
 from __future__ import annotations
@@ -134,6 +136,7 @@ def pack(x: Tensor, threshold: float | None) -> Tensor:
                 cols,
                 COMPARE=threshold is not None,
                 TILE=TILE_WORDS,
+                enable_fp_fusion=False,
             )
     if x.dtype != torch.bool and bad.item():
         if threshold is None:
@@ -155,6 +158,7 @@ def unpack(words: Tensor, cols: int, dtype: torch.dtype) -> Tensor:
                 words.shape[-1],
                 cols,
                 TILE=TILE_WORDS,
+                enable_fp_fusion=False,
             )
     return y
 
@@ -167,7 +171,7 @@ def transpose(words: Tensor, cols: int) -> Tensor:
         tiles = triton.cdiv(words_for(rows), TRANSPOSE_WORDS)
         with torch.cuda.device_of(words):
             _transpose[(members(words) * row_words * tiles,)](
-                words, out, rows, cols, row_words, words_for(rows), TILE=TRANSPOSE_WORDS
+                words, out, rows, cols, row_words, words_for(rows), TILE=TRANSPOSE_WORDS, enable_fp_fusion=False
             )
     return out
 
@@ -178,5 +182,7 @@ def popcount(words: Tensor) -> Tensor:
     if words.numel():
         size = words.shape[-2] * words.shape[-1]
         with torch.cuda.device_of(words):
-            _popcount[(members(words) * triton.cdiv(size, COUNT_WORDS),)](words, counts, size, TILE=COUNT_WORDS)
+            _popcount[(members(words) * triton.cdiv(size, COUNT_WORDS),)](
+                words, counts, size, TILE=COUNT_WORDS, enable_fp_fusion=False
+            )
     return counts

@@ -10,7 +10,9 @@ from torch import Tensor
 from fastbin.kernels.bits import decode, members
 from fastbin.kernels.mask_update import begin_step, update_words
 
-BLOCK_R, BLOCK_C, BLOCK_B = 64, 64, 32  # rows and columns of the bits, samples
+# Rows and columns of the bits, samples. With 64 rows the tile would go to Blackwell's tensor memory, and Triton 3.6 crashes
+# while it lays out the reshape to words that follows.
+BLOCK_R, BLOCK_C, BLOCK_B = 32, 128, 32
 
 
 @triton.jit

@@ -68,8 +68,7 @@ struct Product {
   // kernel comes back to (64 bytes an output) in L2.
   void run_small() const {
     using Fn = SmallFn<X, Y>;
-    const Fn kernel =
-        transposed ? FASTBIN_PER_ISA(Fn, bit_linear_small_t) : FASTBIN_PER_ISA(Fn, bit_linear_small);
+    const Fn kernel = transposed ? FASTBIN_PER_ISA(Fn, bit_linear_small_t) : FASTBIN_PER_ISA(Fn, bit_linear_small);
     const int64_t block = block_size(128, 2048, ceil_div(threads, population));
     const int64_t blocks = ceil_div(outputs(), block);
     for_each_item(population * blocks, block, [&](int64_t item, void* scratch) {
@@ -107,7 +106,8 @@ struct Product {
       const int64_t s = item / blocks % sample_blocks * lanes;
       const int64_t first = item % blocks * block;
       kernel(x + (p * batch + s) * inputs(), std::min(lanes, batch - s), inputs(), codes + p * member_codes + first,
-             outputs(), std::min(block, outputs() - first), y + (p * batch + s) * outputs() + first, outputs(), scratch);
+             outputs(), std::min(block, outputs() - first), y + (p * batch + s) * outputs() + first, outputs(),
+             scratch);
     });
   }
 

@@ -10,9 +10,9 @@ namespace fastbin {
 
 constexpr int64_t kGroupInputs = 30;  // inputs to a code word: 5 tables of 6, 6 of 5 or 10 of 3
 
-// Bytes of scratch for a block of `rows` outputs: tables and transposed inputs (24 KiB), accumulators of 64 bytes an
+// Bytes of scratch for a block of `rows` outputs: tables and transposed inputs (up to 64 KiB), accumulators of 64 bytes an
 // output, and for int8 the wide ones of 128 more.
-constexpr int64_t kTableBytes = 24 * 1024;
+constexpr int64_t kTableBytes = 64 * 1024;
 constexpr int64_t kRowBytes = 192;
 
 // Large batches: the matrix as code words [groups][outputs], outputs first + [0, count) of this call.
@@ -28,20 +28,17 @@ template <typename X, typename Y>
 using SmallFn = void (*)(const X* x, const uint32_t* w, Y* y, int64_t samples, int64_t rows, int64_t cols,
                          int64_t first, int64_t count, void* scratch);
 
-#define FASTBIN_DECLARE_BIT_LINEAR(isa)                                                                             \
-  namespace isa {                                                                                                   \
-  void bit_linear_repack(const uint32_t*, int64_t, int64_t, int64_t, int64_t, uint32_t*);                           \
-  void bit_linear_repack_t(const uint32_t*, int64_t, int64_t, int64_t, int64_t, uint32_t*);                         \
-  void bit_linear_block(const float*, int64_t, int64_t, const uint32_t*, int64_t, int64_t, float*, int64_t, void*); \
-  void bit_linear_block(const int8_t*, int64_t, int64_t, const uint32_t*, int64_t, int64_t, int32_t*, int64_t,      \
-                        void*);                                                                                     \
-  void bit_linear_small(const float*, const uint32_t*, float*, int64_t, int64_t, int64_t, int64_t, int64_t, void*); \
-  void bit_linear_small(const int8_t*, const uint32_t*, int32_t*, int64_t, int64_t, int64_t, int64_t, int64_t,      \
-                        void*);                                                                                     \
-  void bit_linear_small_t(const float*, const uint32_t*, float*, int64_t, int64_t, int64_t, int64_t, int64_t,       \
-                          void*);                                                                                   \
-  void bit_linear_small_t(const int8_t*, const uint32_t*, int32_t*, int64_t, int64_t, int64_t, int64_t, int64_t,    \
-                          void*);                                                                                   \
+#define FASTBIN_DECLARE_BIT_LINEAR(isa)                                                                                \
+  namespace isa {                                                                                                      \
+  void bit_linear_repack(const uint32_t*, int64_t, int64_t, int64_t, int64_t, uint32_t*);                              \
+  void bit_linear_repack_t(const uint32_t*, int64_t, int64_t, int64_t, int64_t, uint32_t*);                            \
+  void bit_linear_block(const float*, int64_t, int64_t, const uint32_t*, int64_t, int64_t, float*, int64_t, void*);    \
+  void bit_linear_block(const int8_t*, int64_t, int64_t, const uint32_t*, int64_t, int64_t, int32_t*, int64_t, void*); \
+  void bit_linear_small(const float*, const uint32_t*, float*, int64_t, int64_t, int64_t, int64_t, int64_t, void*);    \
+  void bit_linear_small(const int8_t*, const uint32_t*, int32_t*, int64_t, int64_t, int64_t, int64_t, int64_t, void*); \
+  void bit_linear_small_t(const float*, const uint32_t*, float*, int64_t, int64_t, int64_t, int64_t, int64_t, void*);  \
+  void bit_linear_small_t(const int8_t*, const uint32_t*, int32_t*, int64_t, int64_t, int64_t, int64_t, int64_t,       \
+                          void*);                                                                                      \
   }
 
 FASTBIN_DECLARE_BIT_LINEAR(scalar)

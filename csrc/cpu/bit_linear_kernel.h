@@ -1,7 +1,7 @@
 // bit_linear for large batches: the Method of Four Russians. Samples lie side by side in a vector. For K inputs all 2^K
-// subset sums are tabulated (an add each); every output then takes its K inputs with one load and one add, 16 K products
-// in fp32 and 32 K in int8. Tables of 30 inputs, K = 6, are 5 * 64 * 64 bytes = 20 KiB: they stay in L1 while code
-// words and accumulators stream past.
+// subset sums are tabulated (an add each); every output then takes its K inputs with one load and one add, 16 K
+// products in fp32 and 32 K in int8. Tables of 30 inputs, K = 6, are 5 * 64 * 64 bytes = 20 KiB: they stay in L1 while
+// code words and accumulators stream past.
 #pragma once
 
 #include "cpu/bit_linear_isa.h"
@@ -38,8 +38,8 @@ void bit_linear_repack(const uint32_t* w, int64_t rows, int64_t cols, int64_t fi
   }
 }
 
-// The same for the transposed product: bits (30 g + i, c) become bit i of the code of column c. `first` is a multiple of
-// 32.
+// The same for the transposed product: bits (30 g + i, c) become bit i of the code of column c. `first` is a multiple
+// of 32.
 void bit_linear_repack_t(const uint32_t* w, int64_t rows, int64_t cols, int64_t first, int64_t count, uint32_t* codes) {
   const int64_t words = (cols + 31) / 32;
   constexpr int64_t kTile = 32 * kBitBlockWords;

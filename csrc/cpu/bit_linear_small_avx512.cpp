@@ -1,2 +1,58 @@
 #define FASTBIN_ISA_NAMESPACE avx512
+#include "cpu/avx512.h"
+#include "cpu/simd.h"
+
+namespace fastbin {
+namespace avx512 {
+namespace {
+
+using Words = __m512i;
+constexpr int kLanes = 16;
+constexpr int kBits = 4;
+
+FASTBIN_INLINE Words load_words(const uint32_t* p) { return _mm512_loadu_si512(p); }
+FASTBIN_INLINE Words shift_right(Words x, int n) { return _mm512_srli_epi32(x, static_cast<unsigned>(n)); }
+FASTBIN_INLINE __m512 permute(const float* table, Words index) {
+  return _mm512_permutexvar_ps(index, _mm512_loadu_ps(table));
+}
+FASTBIN_INLINE __m512i permute(const int32_t* table, Words index) {
+  return _mm512_permutexvar_epi32(index, _mm512_loadu_si512(table));
+}
+FASTBIN_INLINE __m512 add(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
+FASTBIN_INLINE __m512i add(__m512i a, __m512i b) { return _mm512_add_epi32(a, b); }
+
+// Two rounds within 16-byte lanes, two of whole lanes.
+FASTBIN_INLINE void transpose_words(Words (&a)[16]) {
+  Words b[16], c[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+    b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    c[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
+    c[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
+    c[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
+    c[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    const Words even_low = _mm512_shuffle_i32x4(c[j], c[4 + j], 0x88);
+    const Words odd_low = _mm512_shuffle_i32x4(c[j], c[4 + j], 0xDD);
+    const Words even_high = _mm512_shuffle_i32x4(c[8 + j], c[12 + j], 0x88);
+    const Words odd_high = _mm512_shuffle_i32x4(c[8 + j], c[12 + j], 0xDD);
+    a[j] = _mm512_shuffle_i32x4(even_low, even_high, 0x88);
+    a[4 + j] = _mm512_shuffle_i32x4(odd_low, odd_high, 0x88);
+    a[8 + j] = _mm512_shuffle_i32x4(even_low, even_high, 0xDD);
+    a[12 + j] = _mm512_shuffle_i32x4(odd_low, odd_high, 0xDD);
+  }
+}
+
+}  // namespace
+}  // namespace avx512
+}  // namespace fastbin
+
+#define FASTBIN_REGISTER_SAMPLES 4
+#include "cpu/bit_linear_register_kernel.h"
 #include "cpu/bit_linear_small_kernel.h"

@@ -1,7 +1,7 @@
 // bit_linear for a few samples, where 16 lanes would mostly be empty and a repack of the matrix would cost as much as
-// the product. Tables of 8 inputs (256 subset sums) are indexed by the bytes of the words as they lie in memory. With one
-// sample that is a scalar add for 8 products: two adds a cycle are 16 products a cycle, four words (16 tables, 16 KiB)
-// at a time. With four samples it is a 16-byte add for 32 products, a word (4 tables, 16 KiB) at a time.
+// the product. Tables of 8 inputs (256 subset sums) are indexed by the bytes of the words as they lie in memory. With
+// one sample that is a scalar add for 8 products: two adds a cycle are 16 products a cycle, four words (16 tables, 16
+// KiB) at a time. With four samples it is a 16-byte add for 32 products, a word (4 tables, 16 KiB) at a time.
 #pragma once
 
 #include "cpu/bit_linear_isa.h"
@@ -38,7 +38,8 @@ struct SmallKernel {
 
   template <typename W>
   static FASTBIN_INLINE V look_up(const A* tables, W word, int t) {
-    return V::load(tables + (t * kEntries + static_cast<int64_t>(word >> (t * K % (8 * sizeof(W))) & (kEntries - 1))) * L);
+    return V::load(tables +
+                   (t * kEntries + static_cast<int64_t>(word >> (t * K % (8 * sizeof(W))) & (kEntries - 1))) * L);
   }
 
   template <bool kFirst>
@@ -189,24 +190,39 @@ static void small_columns(const X* x, const uint32_t* w, A* y, int64_t samples, 
         FetchColumns{w + first / 32, (cols + 31) / 32, rows, count, tile_of(memory, count)});
 }
 
+template <typename X, typename A>
+static void product(const X* x, const uint32_t* w, A* y, int64_t samples, int64_t rows, int64_t cols, int64_t first,
+                    int64_t count, bool transposed, void* scratch) {
+#if defined(FASTBIN_REGISTER_SAMPLES)
+  if (samples <= FASTBIN_REGISTER_SAMPLES) {
+    return run_in_registers(x, w, y, samples, rows, cols, first, count, transposed, scratch);
+  }
+#endif
+  if (transposed) {
+    small_columns(x, w, y, samples, rows, cols, first, count, scratch);
+  } else {
+    small_rows(x, w, y, samples, rows, cols, first, count, scratch);
+  }
+}
+
 void bit_linear_small(const float* x, const uint32_t* w, float* y, int64_t samples, int64_t rows, int64_t cols,
                       int64_t first, int64_t count, void* scratch) {
-  small_rows(x, w, y, samples, rows, cols, first, count, scratch);
+  product(x, w, y, samples, rows, cols, first, count, false, scratch);
 }
 
 void bit_linear_small(const int8_t* x, const uint32_t* w, int32_t* y, int64_t samples, int64_t rows, int64_t cols,
                       int64_t first, int64_t count, void* scratch) {
-  small_rows(x, w, y, samples, rows, cols, first, count, scratch);
+  product(x, w, y, samples, rows, cols, first, count, false, scratch);
 }
 
 void bit_linear_small_t(const float* x, const uint32_t* w, float* y, int64_t samples, int64_t rows, int64_t cols,
                         int64_t first, int64_t count, void* scratch) {
-  small_columns(x, w, y, samples, rows, cols, first, count, scratch);
+  product(x, w, y, samples, rows, cols, first, count, true, scratch);
 }
 
 void bit_linear_small_t(const int8_t* x, const uint32_t* w, int32_t* y, int64_t samples, int64_t rows, int64_t cols,
                         int64_t first, int64_t count, void* scratch) {
-  small_columns(x, w, y, samples, rows, cols, first, count, scratch);
+  product(x, w, y, samples, rows, cols, first, count, true, scratch);
 }
 
 }  // namespace FASTBIN_ISA_NAMESPACE

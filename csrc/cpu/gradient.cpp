@@ -75,18 +75,22 @@ class Panels {
   std::unique_ptr<float[]> floats_;
 };
 
-// out [rows, batch] = the transpose of columns [row, row + rows) of gy [batch, stride]; in squares of 16, so that what
-// is read and what is written are whole cache lines, and few enough of them to stay in L1 whatever the strides.
-void transpose_columns(const float* gy, int64_t stride, int64_t batch, int64_t row, int64_t rows, float* out,
-                       int threads) {
+// out [members, rows, batch] = the transposes of columns [row, row + rows) of gy [members, batch, stride]; in squares
+// of 16, so that what is read and what is written are whole cache lines, and few enough to stay in L1 whatever the
+// strides.
+void transpose_columns(const float* gy, int64_t stride, int64_t members, int64_t batch, int64_t row, int64_t rows,
+                       float* out, int threads) {
   constexpr int64_t kSide = 16;
-  parallel_for(threads, (rows + kSide - 1) / kSide, [&](int64_t strip) {
-    const int64_t first = strip * kSide;
+  const int64_t strips = (rows + kSide - 1) / kSide;
+  parallel_for(threads, members * strips, [&](int64_t task) {
+    const float* from = gy + task / strips * batch * stride + row;
+    float* to = out + task / strips * rows * batch;
+    const int64_t first = task % strips * kSide;
     const int64_t last = std::min(first + kSide, rows);
     for (int64_t b0 = 0; b0 < batch; b0 += kSide) {
       const int64_t b1 = std::min(b0 + kSide, batch);
       for (int64_t r = first; r < last; ++r) {
-        for (int64_t b = b0; b < b1; ++b) out[r * batch + b] = gy[b * stride + row + r];
+        for (int64_t b = b0; b < b1; ++b) to[r * batch + b] = from[b * stride + r];
       }
     }
   });
@@ -139,30 +143,39 @@ void mask_grad_update_f32(Rule rule, const UpdateTensors& tensors, const float* 
   }
 }
 
-// With x as bits the product is bit_linear of gyᵀ with xᵀ for weights: a block of rows at a time.
+// With x as bits the product is bit_linear of gyᵀ with xᵀ for weights, for some members, or some rows of one, at a
+// time: 4 MB of the gradient, which L3 holds, for every block costs a few forks and joins.
 void mask_grad_update_bits(Rule rule, const UpdateTensors& tensors, const float* gy, const uint32_t* x_words,
                            int64_t population, int64_t batch, int64_t rows, int64_t cols, bool sample, int threads) {
-  constexpr int64_t kBlockRows = 128;
-  constexpr int64_t kUpdateRows = 8;  // of a task of the update
   const MaskUpdate update(rule, tensors, population, rows, cols, sample);
+  std::fill_n(tensors.flips, population, int64_t{0});
+  if (population == 0 || rows == 0 || cols == 0) return;
+  constexpr int64_t kBlockFloats = int64_t{1} << 20;
+  constexpr int64_t kMinRows = 128;   // bit_linear wants many samples to a decoded word
+  constexpr int64_t kUpdateRows = 8;  // of a task of the update
+  const int64_t block_rows = std::min(rows, std::max(kMinRows, kBlockFloats / cols));
+  const int64_t group = std::clamp<int64_t>(kBlockFloats / (rows * cols), 1, population);
   const int64_t xt_stride = cols * words_for(batch);
-  std::vector<uint32_t> xt_words(static_cast<size_t>(population * xt_stride));
-  transpose_bits(x_words, population, batch, cols, xt_words.data(), threads);
-  const int64_t block_rows = std::min(kBlockRows, rows);
-  std::vector<float> gyt(static_cast<size_t>(block_rows * batch));
-  std::vector<float> tile(static_cast<size_t>(block_rows * cols));
-  for (int64_t p = 0; p < population; ++p) {
-    std::atomic<int64_t> flips{0};
-    for (int64_t row = 0; row < rows; row += kBlockRows) {
-      const int64_t count = std::min(kBlockRows, rows - row);
-      transpose_columns(gy + p * batch * rows, rows, batch, row, count, gyt.data(), threads);
-      bit_linear_f32(gyt.data(), xt_words.data() + p * xt_stride, tile.data(), 1, count, cols, batch, threads);
-      parallel_for(threads, (count + kUpdateRows - 1) / kUpdateRows, [&](int64_t task) {
-        const int64_t r = task * kUpdateRows;
-        flips += update.apply(p, row + r, std::min(kUpdateRows, count - r), 0, cols, tile.data() + r * cols, cols);
+  const std::unique_ptr<uint32_t[]> xt_words(new uint32_t[static_cast<size_t>(population * xt_stride)]);
+  const std::unique_ptr<float[]> gyt(new float[static_cast<size_t>(group * block_rows * batch)]);
+  const std::unique_ptr<float[]> grad(new float[static_cast<size_t>(group * block_rows * cols)]);
+  transpose_bits(x_words, population, batch, cols, xt_words.get(), threads);
+  for (int64_t first = 0; first < population; first += group) {
+    const int64_t members = std::min(group, population - first);
+    for (int64_t row = 0; row < rows; row += block_rows) {
+      const int64_t count = std::min(block_rows, rows - row);
+      transpose_columns(gy + first * batch * rows, rows, members, batch, row, count, gyt.get(), threads);
+      bit_linear_f32(gyt.get(), xt_words.get() + first * xt_stride, grad.get(), members, count, cols, batch, threads);
+      const BlockGrid grid(members, count, cols, kUpdateRows, cols);
+      std::vector<int64_t> flips(static_cast<size_t>(grid.tasks));
+      parallel_for(threads, grid.tasks, [&](int64_t task) {
+        const BlockGrid::Block b = grid.block(task);
+        const float* block_grad = grad.get() + (b.member * count + b.row) * cols;
+        flips[static_cast<size_t>(task)] =
+            update.apply(first + b.member, row + b.row, b.rows, 0, cols, block_grad, cols);
       });
+      grid.sum_by_member(flips, tensors.flips + first);
     }
-    tensors.flips[p] = flips;
   }
 }
 

@@ -41,10 +41,7 @@ void pack_panels(const float* matrix, int64_t stride, int64_t batch, int64_t wid
 // tile[kMicroRows][kMicroCols] (+)= the product of two panels. Per sample: two loads of x, kMicroRows broadcasts of gy
 // and 2 * kMicroRows multiply-adds, all sums in registers.
 void micro_tile(const float* gy, const float* x, int64_t depth, bool accumulate, float* tile) {
-  Floats sum[kMicroRows][2];
-  for (int i = 0; i < kMicroRows; ++i) {
-    for (int j = 0; j < 2; ++j) sum[i][j] = accumulate ? load(tile + i * kTileCols + j * kLanes) : Floats{};
-  }
+  Floats sum[kMicroRows][2] = {};
   for (int64_t d = 0; d < depth; ++d) {
     const Floats x0 = load(x + d * kMicroCols);
     const Floats x1 = load(x + d * kMicroCols + kLanes);
@@ -55,8 +52,11 @@ void micro_tile(const float* gy, const float* x, int64_t depth, bool accumulate,
       sum[i][1] = multiply_add(g, x1, sum[i][1]);
     }
   }
+#pragma GCC unroll 16
   for (int i = 0; i < kMicroRows; ++i) {
-    for (int j = 0; j < 2; ++j) store(tile + i * kTileCols + j * kLanes, sum[i][j]);
+    float* row = tile + i * kTileCols;
+    store(row, accumulate ? load(row) + sum[i][0] : sum[i][0]);
+    store(row + kLanes, accumulate ? load(row + kLanes) + sum[i][1] : sum[i][1]);
   }
 }
 

@@ -15,6 +15,10 @@ constexpr uint64_t kBlockOfLane[8] = {0, 1, 4, 5, 2, 3, 6, 7};
 
 FASTBIN_INLINE Floats square_root(Floats a) { return _mm256_sqrt_ps(a); }
 
+FASTBIN_INLINE Floats minimum(Floats a, Floats b) { return _mm256_min_ps(a, b); }
+
+FASTBIN_INLINE Floats maximum(Floats a, Floats b) { return _mm256_max_ps(a, b); }
+
 FASTBIN_INLINE uint32_t less_bits(Floats a, Floats b) {
   return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)));
 }

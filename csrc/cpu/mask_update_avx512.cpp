@@ -13,6 +13,10 @@ constexpr uint64_t kBlockOfLane[8] = {0, 1, 2, 3, 4, 5, 6, 7};
 
 FASTBIN_INLINE Floats square_root(Floats a) { return _mm512_sqrt_ps(a); }
 
+FASTBIN_INLINE Floats minimum(Floats a, Floats b) { return _mm512_min_ps(a, b); }
+
+FASTBIN_INLINE Floats maximum(Floats a, Floats b) { return _mm512_max_ps(a, b); }
+
 FASTBIN_INLINE uint32_t less_bits(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 
 FASTBIN_INLINE Quads multiply_low(Quads a, Quads b) { return (Quads)_mm512_mul_epu32((__m512i)a, (__m512i)b); }

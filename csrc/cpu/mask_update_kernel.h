@@ -5,6 +5,8 @@
 //   Floats                    a vector of floats with the compiler's operators
 //   Quads                     as many bytes of uint64_t
 //   square_root(Floats)       correctly rounded
+//   minimum(a, b)             a < b ? a : b
+//   maximum(a, b)             a > b ? a : b
 //   less_bits(a, b)           bit i is set where a[i] < b[i]
 //   multiply_low(a, b)        products of the lower 32 bits of each 64
 //   low_halves(a, b)          the lower 32 bits of a's lanes and then of b's, in the order that kBlockOfLane undoes
@@ -43,8 +45,7 @@ FASTBIN_INLINE void store(float* p, Floats v) { std::memcpy(p, &v, sizeof(v)); }
 // 87 keeps 127 - n above 0.
 FASTBIN_INLINE Floats exp_neg(Floats a) {
   constexpr float kRounder = 12582912.0f;
-  const Floats limit = splat(87.0f);
-  const Floats t = a < limit ? a : limit;
+  const Floats t = minimum(a, splat(87.0f));
   const Floats shifted = t * 1.44269504f + kRounder;
   const Floats n = shifted - kRounder;
   Floats r = n * 0.693145751953125f - t;
@@ -143,10 +144,8 @@ FASTBIN_INLINE Floats step_scores(const Chunk& a, int i, Floats e, const UpdateC
     score = score - m * k.step;
   }
   store(a.buffer0 + i, m);
-  const Floats upper = splat(k.clip);
-  const Floats lower = splat(-k.clip);
-  score = upper < score ? upper : score;
-  score = score < lower ? lower : score;
+  // Bounds first: the second operand is what a comparison with NaN selects, and a NaN stays visible.
+  score = maximum(splat(-k.clip), minimum(splat(k.clip), score));
   store(a.scores + i, score);
   return score;
 }

@@ -18,6 +18,10 @@ constexpr uint64_t kBlockOfLane[8] = {0, 1, 2, 3, 4, 5, 6, 7};
 
 FASTBIN_INLINE Floats square_root(Floats a) { return _mm_sqrt_ps(a); }
 
+FASTBIN_INLINE Floats minimum(Floats a, Floats b) { return _mm_min_ps(a, b); }
+
+FASTBIN_INLINE Floats maximum(Floats a, Floats b) { return _mm_max_ps(a, b); }
+
 FASTBIN_INLINE uint32_t less_bits(Floats a, Floats b) {
   return static_cast<uint32_t>(_mm_movemask_ps(_mm_cmplt_ps(a, b)));
 }
@@ -32,6 +36,10 @@ FASTBIN_INLINE Floats square_root(Floats a) {
   for (int i = 0; i < 4; ++i) a[i] = __builtin_sqrtf(a[i]);
   return a;
 }
+
+FASTBIN_INLINE Floats minimum(Floats a, Floats b) { return a < b ? a : b; }
+
+FASTBIN_INLINE Floats maximum(Floats a, Floats b) { return a > b ? a : b; }
 
 FASTBIN_INLINE uint32_t less_bits(Floats a, Floats b) {
   uint32_t bits = 0;

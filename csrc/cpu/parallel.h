@@ -11,8 +11,8 @@ namespace fastbin {
 // not depend on which thread ran it.
 void parallel_for(int threads, int64_t tasks, const std::function<void(int64_t)>& task);
 
-// Hands over the OpenMP runtime that the process already has (torch's), as the address of its GOMP_parallel. Two pools on
-// the same cores would spin against each other. Without it, each call starts threads of its own.
+// Hands over the OpenMP runtime that the process already has (torch's), as the address of its GOMP_parallel. Two pools
+// on the same cores would spin against each other. Without it, each call starts threads of its own.
 void use_openmp(std::uintptr_t gomp_parallel);
 
 // "openmp" or "threads": what parallel_for runs on.

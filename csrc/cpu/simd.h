@@ -32,7 +32,8 @@ struct VectorOf {
 // N values of T as whole native vectors, or as one narrower vector where they do not fill a native one.
 template <typename T, int N>
 struct Lanes {
-  static constexpr int kBytes = N * static_cast<int>(sizeof(T)) < kVectorBytes ? N * static_cast<int>(sizeof(T)) : kVectorBytes;
+  static constexpr int kBytes =
+      N * static_cast<int>(sizeof(T)) < kVectorBytes ? N * static_cast<int>(sizeof(T)) : kVectorBytes;
   using Vector = typename VectorOf<T, kBytes>::type;
   static constexpr int kPerVector = kBytes / static_cast<int>(sizeof(T));
   static constexpr int kVectors = N / kPerVector;

@@ -48,8 +48,8 @@ static void store_transposed(const uint32_t* acc, int64_t rows, int64_t samples,
 
 constexpr int kBitBlockWords = 16;
 
-// Transposes up to 32 rows (w_stride words apart) of up to 16 words: bit i of out[c * out_stride] is bit c of row i, for
-// all 32 * words columns c. The 16 blocks of 32 x 32 bits go side by side through five rounds of exchanging halves.
+// Transposes up to 32 rows (w_stride words apart) of up to 16 words: bit i of out[c * out_stride] is bit c of row i,
+// for all 32 * words columns c. The 16 blocks of 32 x 32 bits go side by side through five rounds of exchanging halves.
 static void transpose_bit_block(const uint32_t* w, int64_t w_stride, int64_t rows, int64_t words, uint32_t* out,
                                 int64_t out_stride) {
   using V = Lanes<uint32_t, kBitBlockWords>;
