@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from bench.timing import measure
+from bench.timing import check_moments, measure
 from fastbin import SearchConfig
 from fastbin.search import Search
 
@@ -78,7 +78,7 @@ def run(case: Case, seconds: float) -> dict[str, object]:
     """Check that both take the same step, then time them.
 
     Raises:
-        AssertionError: the losses or the scores after a step differ; no speed is reported then.
+        AssertionError: the losses or the gradients differ; no speed is reported then.
     """
     config = SearchConfig(hidden=case.widths[1:-1], activation=case.activation, lr=LR, tau=TAU, logit_scale=LOGIT_SCALE)
     search = Search(config, list(case.widths))
@@ -88,11 +88,9 @@ def run(case: Case, seconds: float) -> dict[str, object]:
 
     loss, _, _ = search.step(x, y, rule)
     torch.testing.assert_close(loss, dense.step(x, y), rtol=1e-4, atol=1e-5)
-    for ours, theirs in zip(search.scores, dense.scores, strict=True):
-        # Adam's first step moves every score by lr times the sign of its gradient: where rounding decides the sign of a
-        # gradient near 0 the two go apart, which must stay rare.
-        apart = ((ours - theirs.detach()).abs() > 1e-3 * LR).double().mean()
-        assert apart < 1e-2, f"{case}: {apart:.2%} of the scores differ after a step"
+    # Rounding decides which side of 0 a few units are on, and so whether gradients pass them.
+    for state, theirs in zip(search.states, dense.scores, strict=True):
+        check_moments(state.buffers[0], dense.optimiser.state[theirs]["exp_avg"], tolerance=1e-2)
 
     times = measure(
         {"fastbin": lambda: search.step(x, y, rule), "eager torch": lambda: dense.step(x, y)}, seconds=seconds

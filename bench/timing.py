@@ -49,6 +49,12 @@ def _percentiles(values: Sequence[float]) -> tuple[float, float, float]:
     return tenths[1], statistics.median(values), tenths[7]
 
 
+def check_moments(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float) -> None:
+    """Raise AssertionError if the first moments after one update (a tenth of the gradient) differ by more than rounding."""
+    error = float((ours - theirs).norm() / theirs.norm())
+    assert error <= tolerance, f"the gradients differ by {error:.1e} of their norm, allowed are {tolerance:.0e}"
+
+
 def environment() -> dict[str, str]:
     """What a figure depends on besides the code."""
     cpu = next(

@@ -112,7 +112,12 @@ class SearchConfig:
         _check("seed", self.seed, is_whole(self.seed) and 0 <= self.seed < 2**63, "a whole number in [0, 2^63)")
         for name in _NUMBERS:
             value = getattr(self, name)
-            _check(name, value, is_number(value) or (value is None and name in ("lr", "clip")), "a number")
+            _check(
+                name,
+                value,
+                is_number(value) or (value is None and name in ("lr", "tau", "tau_end", "clip")),
+                "a number",
+            )
         _check("betas", self.betas, len(self.betas) == 2 and all(map(is_number, self.betas)), "two numbers")
         _check("validation", self.validation, 0 <= self.validation < 1, "in [0, 1)")
         _check("init_std", self.init_std, 0 < self.init_std < math.inf, "positive and finite")

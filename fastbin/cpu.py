@@ -55,7 +55,9 @@ def pack(x: Tensor, threshold: float | None) -> Tensor:
         kernel = _cpu.pack_f32 if x.dtype == torch.float32 else _cpu.pack_u8
         bad = kernel(x.data_ptr(), words.data_ptr(), *sizes)
     if bad >= 0:
-        refuse_first(x, torch.arange(x.numel()).view(x.shape) == bad, "numbers" if threshold else "values of 0 and 1")
+        refuse_first(
+            x, torch.arange(x.numel()).view(x.shape) == bad, "values of 0 and 1" if threshold is None else "numbers"
+        )
     return words
 
 

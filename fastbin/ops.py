@@ -4,7 +4,8 @@ All of them take a population axis P in one call: with ``w`` of shape [P, R, C] 
 also a torch op ``torch.ops.fastbin.<op>`` on packed words, see `fastbin.library`. The truth of each is the function of the
 same name in `fastbin.reference`.
 
-Float products accumulate in float32 and sum only the inputs whose bit is 1.
+Float products accumulate in float32. Inputs are taken to be finite: whether a NaN or an infinity reaches an output whose bit
+for it is 0 depends on the kernel.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""The configuration of a search: what it takes, what it refuses, and the rules that follow from it."""
+"""The configuration and the data of a search: what they may be, and the rules that follow."""
 
 import json
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastbin import SearchConfig
+from fastbin import DataError, SearchConfig, run_search
 from fastbin.config import schedule
 from fastbin.rules import SGD, Adam, Bop
 
@@ -132,3 +133,46 @@ def test_refused_combinations(values, message):
 def test_unknown_field():
     with pytest.raises(ValueError, match="'depth'"):
         SearchConfig.from_json({"depth": 3})
+
+
+# In a search
+
+SMALL = {"hidden": (12,), "epochs": 2, "batch_size": 16, "validation": 0.2}
+BLOBS = (np.random.default_rng(0).normal(0, 1, (60, 8)), np.arange(60) % 3)
+
+
+def test_schedules_reach_the_steps():
+    c = SearchConfig(
+        **{**SMALL, "epochs": 5},
+        lr=0.1,
+        lr_end=0.01,
+        lr_schedule="linear",
+        tau=2.0,
+        tau_end=0.5,
+        tau_schedule="geometric",
+    )
+    history = run_search(BLOBS, c).history
+    batches = math.ceil(48 / 16)
+    last = [(epoch + (batches - 1) / batches) / 5 for epoch in range(5)]
+    assert [r.lr for r in history] == pytest.approx([0.1 - 0.09 * p for p in last])
+    assert [r.tau for r in history] == pytest.approx([2.0 * 0.25**p for p in last])
+    assert run_search(BLOBS, SearchConfig(**SMALL, rule="bop")).history[0].lr == 0.0
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        ("digit", ValueError, "did you mean digits"),
+        ("none.npz", DataError, "none.npz"),
+        (([[1.0], [2.0]], [0]), ValueError, "1 labels for 2"),
+        (([[1.0], [2.0]], [0, 0]), ValueError, "at least 2 classes"),
+        (([[1.0], [math.nan]], [0, 1]), ValueError, r"x\[1, 0\]"),
+        ((np.zeros((0, 3)), []), ValueError, r"\[0, 3\]"),
+        (([[1.0], [2.0]], [0, 1]), ValueError, "1 sample"),  # too few to hold any out
+        ([[[1.0], [2.0]], [0, 1]], TypeError, "list"),
+        (3, TypeError, "int"),
+    ],
+)
+def test_refused_data(data, error, message):
+    with pytest.raises(error, match=message):
+        run_search(data, SearchConfig(**SMALL))

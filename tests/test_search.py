@@ -1,8 +1,8 @@
 """The search: each step against a dense computation of its own, and what run_search promises.
 
-Stated tolerance: after three steps scores lie within 1e-4 of the dense float64 ones, 1/100 of one step of Adam at lr 0.01;
-bits are equal wherever the dense score is further from 0 than that. (tanh without norm is left out there: it saturates,
-and Adam divides what float32 leaves of 1 - tanh² by its own size.)
+Stated tolerance: after three steps scores lie within 1/100 of their layer's largest move of the dense float64 ones, and bits
+are equal wherever the dense score is further from 0 than that; losses lie within 1e-4 of their size. (Where activations
+saturate, Adam divides what float32 leaves of a derivative by its own size: it is tested with norm.)
 """
 
 import math
@@ -15,13 +15,11 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import fastbin
 from fastbin import BitMatrix, SearchConfig, SearchError, library, reference, run_search
 from fastbin.data import Standardizer, load_dataset, split_validation, without_test
 from fastbin.result import evaluate
 from fastbin.search import Search
 
-TOLERANCE = 1e-4
 SMALL = {"hidden": (12, 10), "epochs": 2, "batch_size": 16, "validation": 0.2}
 ACTIVATE = {"relu": F.relu, "tanh": torch.tanh, "gelu": F.gelu}
 
@@ -60,18 +58,30 @@ def dense_logits(weights, x, c):
 
 def optimizer_of(c, scores):
     if c.rule == "adam":
-        return torch.optim.Adam(scores, lr=0.01, betas=c.betas, eps=1e-8)
-    return torch.optim.SGD(scores, lr=0.1, momentum=c.momentum)
+        return torch.optim.Adam(scores, lr=c.lr, betas=c.betas, eps=1e-8)
+    return torch.optim.SGD(scores, lr=c.lr, momentum=c.momentum)
 
 
-@pytest.mark.parametrize(("activation", "norm"), [("relu", "layer"), ("tanh", "layer"), ("gelu", "none")])
-@pytest.mark.parametrize("rule", ["adam", "sgd"])
+@pytest.mark.parametrize(
+    ("rule", "activation", "norm"),
+    [("adam", a, "layer") for a in ACTIVATE] + [("sgd", a, n) for a in ACTIVATE for n in ("layer", "none")],
+)
 @pytest.mark.parametrize("estimator", ["hard", "sample", "soft"])
 def test_steps_equal_a_dense_computation(estimator, rule, activation, norm):
-    c = config(estimator=estimator, rule=rule, activation=activation, norm=norm, tau=0.5, tau_end=0.5, momentum=0.8)
+    c = config(
+        estimator=estimator,
+        rule=rule,
+        activation=activation,
+        norm=norm,
+        tau=0.5,
+        momentum=0.8,
+        logit_scale=0.25,
+        lr=0.01 if rule == "adam" else 4.0,
+    )
     widths = [8, 12, 10, 3]
     search = Search(c, widths)
     dense = [s.double().clone().requires_grad_() for s in search.scores]
+    start = [s.clone() for s in search.scores]
     optimizer = optimizer_of(c, dense)
     generator = torch.Generator().manual_seed(1)
     for _ in range(3):
@@ -91,18 +101,21 @@ def test_steps_equal_a_dense_computation(estimator, rule, activation, norm):
             s.grad = g
         optimizer.step()
         loss, correct, flips = search.step(x, y, c.rule_at(0.0))
-        torch.testing.assert_close(loss.double(), truth.detach(), rtol=1e-5, atol=1e-6)
-        assert int(correct) == int((logits.argmax(1) == y).sum())
+        torch.testing.assert_close(loss.double(), truth.detach(), rtol=1e-4, atol=0)
+        first, second = logits.detach().topk(2).values.unbind(1)
+        ties = int((first - second < 1e-4).sum())
+        assert abs(int(correct) - int((logits.argmax(1) == y).sum())) <= ties < len(y)
         changed = [(w.unpack(torch.float64) != b).sum() for w, b in zip(search.net.weights(), before, strict=True)]
         assert flips.tolist() == [int(n) for n in changed]
     for i, (s, d) in enumerate(zip(search.scores, dense, strict=True)):
-        assert float((s - d.detach()).abs().max()) < TOLERANCE
+        moved = float((s - start[i]).abs().max())
+        assert moved > 1e-4 and float((s - d.detach()).abs().max()) < moved / 100
         bits = search.net.weights()[i].unpack(torch.bool)
         if estimator == "sample":
             seed = search.states[i].seed
             assert torch.equal(search.net.weights()[i].words, reference.sample_bits(s, c.tau, seed, 3))
         else:
-            assert bool(((bits == (d > 0)) | (d.abs() < TOLERANCE)).all())
+            assert bool(((bits == (d > 0)) | (d.abs() < moved / 100)).all())
         assert search.found()[i] == BitMatrix.pack(s, threshold=0.0)
         assert search.states[i].step.item() == 3
 
@@ -271,16 +284,6 @@ def test_patience_stops():
     assert all(record.flips == [0, 0, 0] for record in result.history)
 
 
-def test_schedules_reach_the_steps():
-    c = config(epochs=5, lr=0.1, lr_end=0.01, lr_schedule="linear", tau=2.0, tau_end=0.5, tau_schedule="geometric")
-    history = run_search(blobs(), c).history
-    batches = math.ceil(48 / 16)
-    last = [(epoch + (batches - 1) / batches) / 5 for epoch in range(5)]
-    assert [r.lr for r in history] == pytest.approx([0.1 - 0.09 * p for p in last])
-    assert [r.tau for r in history] == pytest.approx([2.0 * 0.25**p for p in last])
-    assert run_search(blobs(), config(rule="bop")).history[0].lr == 0.0
-
-
 def test_each_sample_once_an_epoch(monkeypatch):
     seen = []
     step = Search.step
@@ -381,22 +384,3 @@ def test_data_from_files_and_data_sets(tmp_path):
     result = run_search(tmp_path / "own.npz", config())
     assert result.data_name == "own" and 0 <= result.test_accuracy <= 1
     assert run_search("breast_cancer", config()).labels == (0, 1)
-
-
-@pytest.mark.parametrize(
-    ("data", "error", "message"),
-    [
-        ("digit", ValueError, "did you mean digits"),
-        ("none.npz", fastbin.DataError, "none.npz"),
-        (([[1.0], [2.0]], [0]), ValueError, "1 labels for 2"),
-        (([[1.0], [2.0]], [0, 0]), ValueError, "at least 2 classes"),
-        (([[1.0], [math.nan]], [0, 1]), ValueError, r"x\[1, 0\]"),
-        ((np.zeros((0, 3)), []), ValueError, r"\[0, 3\]"),
-        (([[1.0], [2.0]], [0, 1]), ValueError, "1 sample"),  # too few to hold any out
-        ([[[1.0], [2.0]], [0, 1]], TypeError, "list"),
-        (3, TypeError, "int"),
-    ],
-)
-def test_refused_data(data, error, message):
-    with pytest.raises(error, match=message):
-        run_search(data, config())

@@ -29,8 +29,9 @@ struct BitMatmulKernels {
 
 constexpr int64_t kLookupRows = 128;
 
-// A word's 8 nibbles are a step each; steps go by threes.
-constexpr int64_t lookup_steps(int64_t words) { return (8 * words + 2) / 3 * 3; }
+// A word's 8 nibbles are a step each; steps go by threes. Static: a copy for each file, so that none
+// compiled for AVX-512 serves the others.
+static inline constexpr int64_t lookup_steps(int64_t words) { return (8 * words + 2) / 3 * 3; }
 
 namespace scalar {
 extern const BitMatmulKernels kBitMatmul;
