@@ -46,6 +46,11 @@ def test_pack_names_what_it_refuses(value: float, threshold: float | None) -> No
         reference.pack(x, threshold)
 
 
+def test_a_value_at_the_threshold_is_not_past_it() -> None:
+    assert reference.pack(torch.tensor([[0.5, 0.25, 0.75, 0.0, -0.0]]), 0.5).tolist() == [[0b00100]]
+    assert reference.pack(torch.tensor([[0.0, -0.0, 1e-45]]), 0.0).tolist() == [[0b100]]
+
+
 # ------------------------------------------------------------------------------------------------------------- products
 
 
@@ -210,6 +215,20 @@ def test_bop_by_loops() -> None:
         assert int(flips) == count
         flipped += count
     assert flipped > 20
+
+
+def test_ties_leave_a_bit_as_it_was_or_zero() -> None:
+    grad = torch.tensor([[0.125, -0.125, 0.25, -0.25, 0.0]])
+    search = Search.start(Bop(gamma=1.0, threshold=0.125), (1, 5), 4)
+    for word, wanted in ((0b11111, 0b11011), (0b00000, 0b01000)):
+        search.w.words.fill_(word)
+        flips = search.update("reference", "mask_update_", Bop(gamma=1.0, threshold=0.125), grad)
+        assert search.w.words.item() == wanted and int(flips) == 1
+    search = Search.start(SGD(), (1, 5), 5)
+    assert search.scores is not None
+    search.scores.copy_(torch.tensor([[0.0, -0.0, 1e-30, -1e-30, 1.0]]))
+    search.update("reference", "mask_update_", SGD(), torch.zeros(1, 5))
+    assert search.w.words.item() == 0b10100
 
 
 @pytest.mark.parametrize("name", RULES)

@@ -98,6 +98,18 @@ def test_updates_with_extreme_numbers(target: Target, name: str) -> None:
 
 
 @on_every_target
+@pytest.mark.parametrize("rule", [*RULES.values(), Bop(gamma=1.0, threshold=0.125)], ids=repr)
+def test_updates_at_the_thresholds(target: Target, rule: Rule) -> None:
+    shape = (33, 65)
+    search = Search.start(rule, shape, 24)
+    for t in range(2):
+        grad = torch.tensor([0.0, -0.0, 0.125, -0.125, 0.25, -0.25])[torch.arange(33 * 65).view(shape) % 6]
+        if search.scores is not None:
+            search.scores[t::2, ::2] = 0.0
+        check_step(target, "mask_update_", rule, search, grad)
+
+
+@on_every_target
 @pytest.mark.parametrize("step", [2**31 - 1, 2**32 - 1, 2**32 + 3, 2**53 + 1])
 @pytest.mark.parametrize("seed", [0, -1, 2**32 + 7, -(2**63)])
 def test_late_steps_and_any_seed(target: Target, step: int, seed: int) -> None:
