@@ -73,7 +73,7 @@ def _checksum(tensors: Mapping[str, Tensor], metadata: str) -> str:
     crc = zlib.crc32(metadata.encode())
     for name, t in sorted(tensors.items()):
         crc = zlib.crc32(f"{name} {t.dtype} {list(t.shape)}".encode(), crc)
-        crc = zlib.crc32(t.reshape(-1).view(torch.uint8).numpy(), crc)
+        crc = zlib.crc32(t.reshape(-1).view(torch.uint8).numpy().data, crc)
     return f"{crc:08x}"
 
 
