@@ -80,7 +80,7 @@ class SearchConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     gamma: float = 1e-3
     threshold: float = 1e-4
-    init_std: float = 0.1
+    init_std: float = 0.3
     epochs: int = 30
     batch_size: int = 64
     validation: float = 0.1

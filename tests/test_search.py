@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastbin import BitMatrix, SearchConfig, SearchError, library, reference, run_search
 from fastbin.data import Standardizer, load_dataset, split_validation, without_test
-from fastbin.result import evaluate
-from fastbin.search import Search
+from fastbin.result import EpochRecord, evaluate
+from fastbin.search import Search, _better
 
 SMALL = {"hidden": (12, 10), "epochs": 2, "batch_size": 16, "validation": 0.2}
 ACTIVATE = {"relu": F.relu, "tanh": torch.tanh, "gelu": F.gelu}
@@ -265,6 +265,19 @@ def test_validation_chooses_the_network():
     truth = (result.net(standardizer.transform(dataset.x_test)).argmax(1) == dataset.y_test).double().mean()
     assert result.test_accuracy == pytest.approx(float(truth))
     assert result.score(dataset.x_test, dataset.y_test) == pytest.approx(float(truth))
+
+
+def test_equal_accuracies_are_told_apart_by_loss_and_then_the_earlier_stays():
+    def record(accuracy, loss):
+        return EpochRecord(1, 1.0, 0.5, loss, accuracy, [], [], 0.1, 1.0, 0.0)
+
+    best = record(0.75, 0.5)
+    assert [_better(other, best) for other in (record(0.75, 0.4), record(0.75, 0.5), record(0.75, 0.6))] == [
+        True,
+        False,
+        False,
+    ]
+    assert _better(record(0.8, 9.0), best) and not _better(record(0.7, 0.1), best) and _better(best, None)
 
 
 def test_without_validation_the_last_network_is_returned():

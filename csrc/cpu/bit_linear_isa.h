@@ -10,8 +10,8 @@ namespace fastbin {
 
 constexpr int64_t kGroupInputs = 30;  // inputs to a code word: 5 tables of 6, 6 of 5 or 10 of 3
 
-// Bytes of scratch for a block of `rows` outputs: tables and transposed inputs (up to 64 KiB), accumulators of 64 bytes an
-// output, and for int8 the wide ones of 128 more.
+// Bytes of scratch for a block of `rows` outputs: tables and transposed inputs (up to 64 KiB), accumulators of 64 bytes
+// an output, and for int8 the wide ones of 128 more.
 constexpr int64_t kTableBytes = 64 * 1024;
 constexpr int64_t kRowBytes = 192;
 

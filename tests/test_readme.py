@@ -1,0 +1,22 @@
+"""The examples of the README and of the docstrings run."""
+
+import doctest
+import re
+from pathlib import Path
+
+import fastbin.search
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_readme_examples(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+    assert len(blocks) >= 2
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def test_docstring_examples():
+    result = doctest.testmod(fastbin.search)
+    assert result.attempted >= 3 and result.failed == 0
