@@ -37,10 +37,13 @@ def test_rules_follow_from_the_configuration():
     config = SearchConfig(lr=0.2, lr_end=0.1, lr_schedule="linear", tau=2.0, tau_end=1.0, tau_schedule="linear")
     assert config.rule_at(0.5) == Adam(lr=0.2 + (0.1 - 0.2) * 0.5, tau=1.5, clip=math.inf, sample=False)
     config = SearchConfig(rule="sgd", estimator="sample", momentum=0.5, clip=3.0, lr_schedule="constant")
-    assert config.rule_at(0.9) == SGD(lr=0.1, tau=1.0, clip=3.0, sample=True, momentum=0.5)
+    assert config.rule_at(0.9) == SGD(lr=1.0, tau=0.03, clip=3.0, sample=True, momentum=0.5)
     assert SearchConfig(rule="bop", gamma=0.1, threshold=0.2).rule_at(0.3) == Bop(gamma=0.1, threshold=0.2)
     assert SearchConfig(betas=(0.5, 0.6)).rule_at(0.0) == Adam(lr=0.01, betas=(0.5, 0.6))
-    assert SearchConfig(estimator="soft").rule_at(0.0).sample is False
+    soft = SearchConfig(estimator="soft")
+    assert soft.rule_at(0.0).sample is False and soft.rule_at(0.0).tau == 0.1
+    assert soft.rule_at(0.5).tau == pytest.approx((0.1 * 0.02) ** 0.5)
+    assert SearchConfig(estimator="soft", tau=0.3).rule_at(0.5).tau == 0.3
 
 
 def test_step_sizes_stay_positive_to_the_last_step():
