@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast
 
-import torch
 import tyro
 from rich.console import Console
 
@@ -71,7 +70,6 @@ class Search:
     def run(self, command: list[str]) -> int:
         """Search, report, and return the exit code; `command` is what was typed."""
         config = SearchConfig.from_json(self.config.to_json())
-        _check_device(config.device)
         if self.resume and not (self.folder / CHECKPOINT).exists():
             print(f"no checkpoint in {self.folder} yet: starting from the beginning", flush=True)
         console = Console()
@@ -188,13 +186,6 @@ def _parse(args: list[str], default: Search | None = None) -> Search | Eval | Do
         body = complaint.getvalue().partition("\n")[2]
         sections = [re.sub(r"[─-╿\s]+", " ", section).strip() for section in re.split(r"─{4,}", body)]
         raise ValueError("; ".join(filter(None, sections))) from None
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # an assertion: torch was built without that kind of device
-        raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
 def _flush_stdout() -> None:

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastbin import checkpoint
+from fastbin.arrays import Labels, check_inputs, encode_labels
 from fastbin.bits import BitMatrix
 from fastbin.config import SearchConfig, is_number, is_whole
-from fastbin.data import Labels, Standardizer, check_inputs, encode_labels
+from fastbin.data import Standardizer
 from fastbin.nn import WeightFreeNet
 
 EVALUATION_BATCH = 4096  # samples at once; bounds memory, changes no result

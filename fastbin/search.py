@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastbin import checkpoint, ops, reference
+from fastbin.arrays import Labels
 from fastbin.bits import BitMatrix
 from fastbin.config import SearchConfig
 from fastbin.data import Dataset, Standardizer, load_dataset, split_validation, without_test
@@ -176,6 +177,7 @@ def run_search(
         OSError: `out` cannot be written; the last checkpoint is left whole.
     """
     config = config or SearchConfig()
+    _check_device(config.device)
     if resume and out is None:
         raise ValueError("resume needs out, the folder of the run")
     dataset = _resolve(data, data_dir, config.seed)
@@ -188,6 +190,13 @@ def run_search(
         result = _run(dataset, config, folder, resume, on_epoch)
         result.save(folder / NETWORK)
         return result
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # an assertion: torch was built without that kind of device
+        raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
 def _resolve(data: Any, data_dir: str | os.PathLike[str] | None, seed: int) -> Dataset:
@@ -209,7 +218,7 @@ def _run(
 ) -> SearchResult:
     train, validation, standardizer = _prepare(dataset, config)
     search = Search(config, [dataset.features, *config.hidden, dataset.classes])
-    fingerprint = _fingerprint(train, validation) if folder else ""
+    fingerprint = _fingerprint(train, validation, dataset.labels) if folder else ""
     best = _result(dataset, config, standardizer, search.found(), [], 0)
     if folder is not None:
         if resume and (folder / CHECKPOINT).exists():
@@ -244,8 +253,8 @@ def _prepare(dataset: Dataset, config: SearchConfig) -> tuple[_Part, _Part, Stan
     return parts[0], parts[1], standardizer
 
 
-def _fingerprint(train: _Part, validation: _Part) -> str:
-    digest = hashlib.sha256()
+def _fingerprint(train: _Part, validation: _Part, labels: Labels) -> str:
+    digest = hashlib.sha256(repr(labels).encode())
     for part in (train, validation):
         for t in (part.x, part.y):
             digest.update(str(tuple(t.shape)).encode())
@@ -284,7 +293,7 @@ def _epoch(search: Search, train: _Part, validation: _Part, epoch: int) -> Epoch
     config = search.config
     samples = len(train.y)
     generator = torch.Generator().manual_seed(derived_seed(config.seed, _ORDER, epoch))
-    batches = torch.randperm(samples, generator=generator).to(config.device).split(config.batch_size)
+    batches = torch.randperm(samples, generator=generator).to(config.device).split(min(config.batch_size, samples))
     # Sums stay on the device: nothing waits for it inside an epoch.
     loss = torch.zeros((), dtype=torch.float64, device=config.device)
     correct = torch.zeros((), dtype=torch.int64, device=config.device)
@@ -295,15 +304,14 @@ def _epoch(search: Search, train: _Part, validation: _Part, epoch: int) -> Epoch
         loss += batch_loss.double() * len(batch)
         correct += batch_correct
         flips += batch_flips
-    train_loss = float(loss) / samples
-    if not math.isfinite(train_loss):
-        raise SearchError(f"the loss is {train_loss} in epoch {epoch}: try a smaller lr, or norm layer")
+    train_loss = _finite(float(loss) / samples, epoch)
     found = search.found()
     validation_loss = validation_accuracy = None
     if len(validation.y):
         validation_loss, validation_accuracy = evaluate(
             make_net(config, search.net.widths, found), validation.x, validation.y
         )
+        _finite(validation_loss, epoch)
     return EpochRecord(
         epoch=epoch,
         train_loss=train_loss,
@@ -316,6 +324,12 @@ def _epoch(search: Search, train: _Part, validation: _Part, epoch: int) -> Epoch
         tau=rule.tau if isinstance(rule, ScoreRule) else 1.0,
         seconds=time.perf_counter() - started,
     )
+
+
+def _finite(loss: float, epoch: int) -> float:
+    if not math.isfinite(loss):
+        raise SearchError(f"the loss is {loss} in epoch {epoch}: try a smaller lr, or norm layer")
+    return loss
 
 
 def _better(record: EpochRecord, best: EpochRecord | None) -> bool:
