@@ -384,12 +384,18 @@ def test_kinds_of_training_data():
     assert run_search((x.reshape(60, 2, 4), y), config()).net.weights() == truth
 
 
-@pytest.mark.parametrize("values", [{}, {"hidden": ()}, {"hidden": (1, 1)}, {"batch_size": 10_000}, {"batch_size": 1}])
+@pytest.mark.parametrize("values", [{}, {"hidden": ()}, {"hidden": (1, 1)}, {"batch_size": 10**30}, {"batch_size": 1}])
 def test_small_sizes(values):
     x, y = blobs(30, features=1, classes=2)
     result = run_search((x, y), config(**values))
     assert result.net.widths == (1, *values.get("hidden", (12, 10)), 2)
     assert set(result.predict(x)) <= {0, 1} and all(math.isfinite(r.train_loss) for r in result.history)
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
+def test_a_device_that_cannot_be_used(device):
+    with pytest.raises(ValueError, match=f"device '{device}' cannot be used"):
+        run_search(blobs(), config(device=device))
 
 
 def test_data_from_files_and_data_sets(tmp_path):
