@@ -1,7 +1,7 @@
 """The torch.library side of the ops: schema, kernel, fake kernel and autograd of each ``fastbin::<op>``.
 
 These take packed words instead of `BitMatrix` and check nothing; `fastbin.ops` and `fastbin.bits` check and call them.
-With them the ops work under torch.compile, torch.export and torch.func. One kernel is registered for all devices: it asks
+With them the ops work under torch.compile and torch.export. One kernel is registered for all devices: it asks
 `fastbin.backends` for the implementation.
 """
 
