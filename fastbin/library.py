@@ -1,6 +1,7 @@
 """The torch.library side of the ops: schema, kernel, fake kernel and autograd of each ``fastbin::<op>``.
 
-These take packed words instead of `BitMatrix` and check nothing; `fastbin.ops` and `fastbin.bits` check and call them.
+These take packed words instead of `BitMatrix`. `fastbin.ops` and `fastbin.bits` check what users give, with messages to
+match; here only what would send a kernel past the end of memory is refused.
 With them the ops work under torch.compile and torch.export. One kernel is registered for all devices: it asks
 `fastbin.backends` for the implementation.
 """
@@ -14,18 +15,24 @@ import torch
 from torch import Tensor
 
 from fastbin import backends
-from fastbin.reference import words_for
+from fastbin.reference import BUFFERS, HYPER_FIELDS, WORD_BITS, words_for
 
 _UPDATE_STATE = "Tensor(c!)[] buffers, Tensor(d!) step, Tensor seed, Tensor hyper, str rule, bool sample"
 
 _library = torch.library.Library("fastbin", "DEF")
 
 
-def _define(schema: str, fake: Callable[..., Any]) -> Any:
-    """Define ``fastbin::<schema>`` with the backends' kernel and `fake`; returns the op."""
+def _define(schema: str, fake: Callable[..., Any], fits: Callable[..., bool]) -> Any:
+    """Define ``fastbin::<schema>`` with the backends' kernel and `fake`; returns the op.
+
+    The kernel raises ValueError unless `fits` holds for its arguments.
+    """
     name = schema.partition("(")[0]
 
     def kernel(*args: Any) -> Any:
+        if not fits(*args):
+            given = ", ".join(f"{a.dtype} {list(a.shape)}" if isinstance(a, Tensor) else repr(a) for a in args)
+            raise ValueError(f"fastbin::{name}: types or sizes of the arguments do not fit together: {given}")
         device = next(a for a in args if isinstance(a, Tensor)).device.type
         return backends.find(name, device)(*args)
 
@@ -48,41 +55,99 @@ def _fake_grad_update(scores: Tensor | None, gy: Tensor, x: Tensor, words: Tenso
     return words.new_empty(words.shape[:-2], dtype=torch.int64)
 
 
+def _holds(words: Tensor, cols: int) -> bool:
+    return words.dtype == torch.int32 and words.dim() in (2, 3) and words.shape[-1] == words_for(cols)
+
+
+def _same_members(a: Tensor, b: Tensor) -> bool:
+    return a.dim() == b.dim() and a.shape[:-2] == b.shape[:-2]
+
+
+def _update_fits(scores: Tensor | None, words: Tensor, buffers: list[Tensor], *rest: Any) -> bool:
+    step, seed, hyper, rule, _ = rest
+    members = words.shape[0] if words.dim() == 3 else 1
+    in_place = buffers if scores is None else [scores, *buffers]
+    return (
+        (scores is None) == (rule == "bop")
+        and len(buffers) == BUFFERS.get(rule)
+        and _holds(words, buffers[0].shape[-1])
+        and words.is_contiguous()
+        and all(t.shape[:-1] == words.shape[:-1] and t.shape == buffers[0].shape for t in in_place)
+        and all(t.dtype == torch.float32 and t.is_contiguous() for t in in_place)
+        and step.numel() == 1
+        and seed.numel() >= members
+        and hyper.numel() >= members * HYPER_FIELDS
+        and (step.dtype, seed.dtype, hyper.dtype) == (torch.int64, torch.int64, torch.float64)
+        and step.is_contiguous()
+        and seed.is_contiguous()
+        and hyper.is_contiguous()
+    )
+
+
+def _mask_update_fits(scores: Tensor | None, grad: Tensor, words: Tensor, buffers: list[Tensor], *rest: Any) -> bool:
+    return (
+        _update_fits(scores, words, buffers, *rest) and grad.shape == buffers[0].shape and grad.dtype == torch.float32
+    )
+
+
+def _mask_grad_update_fits(
+    scores: Tensor | None, gy: Tensor, x: Tensor, words: Tensor, buffers: list[Tensor], *rest: Any
+) -> bool:
+    if not _update_fits(scores, words, buffers, *rest):
+        return False
+    cols = buffers[0].shape[-1]
+    return (
+        _same_members(gy, words)
+        and _same_members(x, words)
+        and (gy.shape[-1], gy.shape[-2]) == (words.shape[-2], x.shape[-2])
+        and (_holds(x, cols) if x.dtype == torch.int32 else x.shape[-1] == cols)
+    )
+
+
 pack = _define(
     "pack(Tensor x, float? threshold) -> Tensor",
     lambda x, threshold: x.new_empty((*x.shape[:-1], words_for(x.shape[-1])), dtype=torch.int32),
+    lambda x, threshold: x.dim() >= 1,
 )
 unpack = _define(
     "unpack(Tensor words, SymInt cols, ScalarType dtype) -> Tensor",
     lambda words, cols, dtype: words.new_empty((*words.shape[:-1], cols), dtype=dtype),
+    lambda words, cols, dtype: _holds(words, cols),
 )
 transpose = _define(
     "transpose(Tensor words, SymInt cols) -> Tensor",
     lambda words, cols: words.new_empty((*words.shape[:-2], cols, words_for(words.shape[-2]))),
+    lambda words, cols: _holds(words, cols),
 )
 popcount = _define(
     "popcount(Tensor words) -> Tensor",
     lambda words: words.new_empty(words.shape[:-2], dtype=torch.int64),
+    lambda words: words.dtype == torch.int32 and words.dim() in (2, 3),
 )
 bit_linear = _define(
     "bit_linear(Tensor x, Tensor words) -> Tensor",
     lambda x, words: x.new_empty((*x.shape[:-1], words.shape[-2]), dtype=_product_dtype(x)),
+    lambda x, words: _same_members(x, words) and _holds(words, x.shape[-1]),
 )
 bit_linear_t = _define(
     "bit_linear_t(Tensor g, Tensor words, SymInt cols) -> Tensor",
     lambda g, words, cols: g.new_empty((*g.shape[:-1], cols), dtype=_product_dtype(g)),
+    lambda g, words, cols: _same_members(g, words) and _holds(words, cols) and g.shape[-1] == words.shape[-2],
 )
 bit_matmul = _define(
     "bit_matmul(Tensor a, Tensor b) -> Tensor",
     lambda a, b: a.new_empty((*a.shape[:-1], b.shape[-2])),
+    lambda a, b: _same_members(a, b) and _holds(a, WORD_BITS * b.shape[-1]) and b.dtype == torch.int32,
 )
 mask_update_ = _define(
     f"mask_update_(Tensor(a!)? scores, Tensor grad, Tensor(b!) words, {_UPDATE_STATE}) -> Tensor",
     _fake_update,
+    _mask_update_fits,
 )
 mask_grad_update_ = _define(
     f"mask_grad_update_(Tensor(a!)? scores, Tensor gy, Tensor x, Tensor(b!) words, {_UPDATE_STATE}) -> Tensor",
     _fake_grad_update,
+    _mask_grad_update_fits,
 )
 
 

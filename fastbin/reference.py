@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 WORD_BITS = 32
+HYPER_FIELDS = 6  # lr, tau, clip and three constants of the rule's own: the columns of the updates' `hyper` tensor
+BUFFERS = {"sgd": 1, "adam": 2, "bop": 1}  # what a rule remembers: momentum; two moments; running mean
 
 
 def words_for(cols: int) -> int:

@@ -13,8 +13,7 @@ from typing import ClassVar
 import torch
 
 from fastbin.bits import BitMatrix
-
-HYPER_FIELDS = 6  # lr, tau, clip and three constants of the rule's own: the columns of the ops' `hyper` tensor
+from fastbin.reference import BUFFERS
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Rule:
         return UpdateState(buffers, step, torch.tensor(seeds, dtype=torch.int64, device=device))
 
     def constants(self) -> tuple[float, ...]:
-        """The rule's row of the `hyper` tensor: lr, tau, clip, then the constants of its own, `HYPER_FIELDS` in all."""
+        """The rule's row of the `hyper` tensor: lr, tau, clip, then its own constants: `reference.HYPER_FIELDS`."""
         raise NotImplementedError
 
     def hyper(self, members: int, device: torch.device) -> torch.Tensor:
@@ -97,7 +96,7 @@ class SGD(ScoreRule):
     """Gradient descent on the scores with (heavy-ball) momentum: m ← momentum·m + g, θ ← θ - lr·m."""
 
     name: ClassVar[str] = "sgd"
-    buffer_count: ClassVar[int] = 1
+    buffer_count: ClassVar[int] = BUFFERS["sgd"]
     momentum: float = 0.9
 
     def __post_init__(self) -> None:
@@ -113,7 +112,7 @@ class Adam(ScoreRule):
     """Adam on the scores (Kingma and Ba 2015, arXiv 1412.6980, algorithm 1)."""
 
     name: ClassVar[str] = "adam"
-    buffer_count: ClassVar[int] = 2
+    buffer_count: ClassVar[int] = BUFFERS["adam"]
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
 
@@ -140,7 +139,7 @@ class Bop(Rule):
     """
 
     name: ClassVar[str] = "bop"
-    buffer_count: ClassVar[int] = 1
+    buffer_count: ClassVar[int] = BUFFERS["bop"]
     gamma: float = 1e-3
     threshold: float = 1e-6
 

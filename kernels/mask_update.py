@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastbin.kernels.bits import encode, members
-from fastbin.rules import HYPER_FIELDS
+from fastbin.reference import HYPER_FIELDS
 
 TILE_WORDS = 32  # words a program: 1024 edges, 8 for each of its 128 threads
 CONSTANTS = tl.constexpr(9)  # float32 numbers a member, in the order in which `_begin_step` stores them

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from fastbin.bits import BitMatrix
-from fastbin.rules import HYPER_FIELDS, SGD, Adam, Bop, Rule
+from fastbin.reference import HYPER_FIELDS
+from fastbin.rules import SGD, Adam, Bop, Rule
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from cases import RULES, Search, matrix, values
 from torch import Tensor
 
 from fastbin import BitMatrix, backends, library, ops
+from fastbin.rules import SGD
 
 X, G = values((6, 70), torch.float32, 1), values((6, 33), torch.float32, 2)
 W = matrix((33, 70), 3)
@@ -167,3 +168,30 @@ def test_export() -> None:
 def test_inference_mode() -> None:
     with torch.inference_mode():
         assert torch.equal(ops.bit_linear(X, W), ops.bit_linear(X.clone(), W.clone()))
+
+
+def test_raw_ops_refuse_what_would_leave_memory():
+    """What `fastbin.ops` would have refused with a better message must not crash when the torch op is called itself."""
+    raw = torch.ops.fastbin
+    words, x, grad = torch.zeros(3, 1, dtype=torch.int32), torch.zeros(2, 64), torch.zeros(3, 40)
+    state = ([grad.clone()], torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+    hyper = SGD().hyper(1, words.device)
+    for call in (
+        lambda: raw.bit_linear(x, words),
+        lambda: raw.bit_linear(x[:, :32], words.long()),
+        lambda: raw.bit_linear(x[None, :, :32], words),
+        lambda: raw.bit_linear_t(x, words, 32),
+        lambda: raw.bit_linear_t(x[:, :3], words, 33),
+        lambda: raw.bit_matmul(words, words.repeat(1, 2)),
+        lambda: raw.unpack(words, 33, torch.float32),
+        lambda: raw.transpose(words, 64),
+        lambda: raw.popcount(words.float()),
+        lambda: raw.pack(torch.tensor(1.0), None),
+        lambda: raw.mask_update_(grad, grad, words, *state, hyper, "sgd", False),
+        lambda: raw.mask_update_(grad, grad, words.repeat(1, 2), *state, hyper, "adam", False),
+        lambda: raw.mask_update_(grad[:2], grad, words.repeat(1, 2), *state, hyper, "sgd", False),
+        lambda: raw.mask_update_(grad, grad, words.repeat(1, 2), *state, hyper[:, :3], "sgd", False),
+        lambda: raw.mask_grad_update_(grad, x[:, :3], x, words.repeat(1, 2), *state, hyper, "sgd", False),
+    ):
+        with pytest.raises(ValueError, match="do not fit together"):
+            call()
