@@ -39,6 +39,14 @@ def _members(t: Tensor) -> int:
     return t.shape[0] if t.dim() == 3 else 1
 
 
+def _float32(t: Tensor) -> Tensor:
+    return t if t.dtype == torch.float32 else t.float()
+
+
+def _contiguous(t: Tensor) -> Tensor:
+    return t if t.is_contiguous() else t.contiguous()
+
+
 def pack(x: Tensor, threshold: float | None) -> Tensor:
     if threshold is not None and x.dtype != torch.float32:
         refuse_first(x, x.isnan(), "numbers")
@@ -46,7 +54,7 @@ def pack(x: Tensor, threshold: float | None) -> Tensor:
     elif x.dtype not in (torch.float32, torch.uint8, torch.bool):
         refuse_first(x, (x != 0) & (x != 1), "values of 0 and 1")
         x = x != 0
-    x = x.contiguous()
+    x = _contiguous(x)
     words = torch.empty((*x.shape[:-1], words_for(x.shape[-1])), dtype=torch.int32)
     sizes = (x.shape[:-1].numel(), x.shape[-1], torch.get_num_threads())
     if threshold is not None:
@@ -62,7 +70,7 @@ def pack(x: Tensor, threshold: float | None) -> Tensor:
 
 
 def unpack(words: Tensor, cols: int, dtype: torch.dtype) -> Tensor:
-    words = words.contiguous()
+    words = _contiguous(words)
     bytes_out = dtype in (torch.bool, torch.uint8, torch.int8)
     y = torch.empty((*words.shape[:-1], cols), dtype=dtype if bytes_out else torch.float32)
     kernel = _cpu.unpack_u8 if bytes_out else _cpu.unpack_f32
@@ -71,7 +79,7 @@ def unpack(words: Tensor, cols: int, dtype: torch.dtype) -> Tensor:
 
 
 def transpose(words: Tensor, cols: int) -> Tensor:
-    words = words.contiguous()
+    words = _contiguous(words)
     rows = words.shape[-2]
     out = torch.empty((*words.shape[:-2], cols, words_for(rows)), dtype=torch.int32)
     _cpu.transpose_bits(words.data_ptr(), _members(words), rows, cols, out.data_ptr(), torch.get_num_threads())
@@ -79,33 +87,36 @@ def transpose(words: Tensor, cols: int) -> Tensor:
 
 
 def popcount(words: Tensor) -> Tensor:
-    words = words.contiguous()
+    words = _contiguous(words)
     members = words.unbind() if words.dim() == 3 else (words,)
     counts = [_cpu.popcount(m.data_ptr(), m.numel(), torch.get_num_threads()) for m in members]
     return torch.tensor(counts, dtype=torch.int64).view(words.shape[:-2])
 
 
-def _product(name: str, x: Tensor, words: Tensor, cols: int, out_features: int) -> Tensor:
-    exact = x.dtype == torch.int8
-    kernel = getattr(_cpu, f"{name}_{'i8' if exact else 'f32'}")
-    values = (x if exact else x.float()).contiguous()
-    words = words.contiguous()
-    y = torch.empty((*x.shape[:-1], out_features), dtype=torch.int32 if exact else torch.float32)
-    sizes = (_members(words), x.shape[-2], words.shape[-2], cols, torch.get_num_threads())
-    kernel(values.data_ptr(), words.data_ptr(), y.data_ptr(), *sizes)
-    return y if exact else y.to(x.dtype)
+def _product(exact: Any, rounded: Any, x: Tensor, words: Tensor, cols: int, out_features: int) -> Tensor:
+    dtype = x.dtype
+    kernel, out = (exact, torch.int32) if dtype == torch.int8 else (rounded, torch.float32)
+    values = _contiguous(x if dtype == torch.int8 else _float32(x))
+    words = _contiguous(words)
+    shape = x.shape
+    y = x.new_empty((*shape[:-1], out_features), dtype=out)
+    kernel(
+        values.data_ptr(), words.data_ptr(), y.data_ptr(), _members(words), shape[-2], words.shape[-2], cols,
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return y if dtype in (torch.float32, torch.int8) else y.to(dtype)
 
 
 def bit_linear(x: Tensor, words: Tensor) -> Tensor:
-    return _product("bit_linear", x, words, x.shape[-1], words.shape[-2])
+    return _product(_cpu.bit_linear_i8, _cpu.bit_linear_f32, x, words, x.shape[-1], words.shape[-2])
 
 
 def bit_linear_t(g: Tensor, words: Tensor, cols: int) -> Tensor:
-    return _product("bit_linear_t", g, words, cols, cols)
+    return _product(_cpu.bit_linear_t_i8, _cpu.bit_linear_t_f32, g, words, cols, cols)
 
 
 def bit_matmul(a: Tensor, b: Tensor) -> Tensor:
-    a, b = a.contiguous(), b.contiguous()
+    a, b = _contiguous(a), _contiguous(b)
     y = torch.empty((*a.shape[:-1], b.shape[-2]), dtype=torch.int32)
     sizes = (_members(a), a.shape[-2], b.shape[-2], a.shape[-1], torch.get_num_threads())
     _cpu.bit_matmul(a.data_ptr(), b.data_ptr(), y.data_ptr(), *sizes)
@@ -129,9 +140,9 @@ def _update(
     rule: str,
     sample: bool,
 ) -> Tensor:
-    operands = tuple(t.contiguous() for t in operands)
+    operands = tuple(map(_contiguous, operands))
     rows, cols = buffers[0].shape[-2:]
-    flips = torch.empty(words.shape[:-2], dtype=torch.int64)
+    flips = seed.new_empty(words.shape[:-2])
     getattr(_cpu, name)(
         rule,
         _address(scores),
@@ -159,6 +170,6 @@ def mask_update_(scores: Tensor | None, grad: Tensor, words: Tensor, *state: Any
 
 def mask_grad_update_(scores: Tensor | None, gy: Tensor, x: Tensor, words: Tensor, *state: Any) -> Tensor:
     bits = x.dtype == torch.int32
-    operands = (gy.float(), x if bits else x.float())
+    operands = (_float32(gy), x if bits else _float32(x))
     name = "mask_grad_update_bits" if bits else "mask_grad_update_f32"
     return _update(name, operands, (gy.shape[-2],), scores, words, *state)

@@ -22,8 +22,48 @@ _UPDATE_STATE = "Tensor(c!)[] buffers, Tensor(d!) step, Tensor seed, Tensor hype
 _library = torch.library.Library("fastbin", "DEF")
 
 
-def _define(schema: str, fake: Callable[..., Any], fits: Callable[..., bool]) -> Any:
-    """Define ``fastbin::<schema>`` with the backends' kernel and `fake`; returns the op.
+class Op:
+    """An op ``fastbin::<name>``, for callers that have checked its arguments.
+
+    A call goes straight to the kernel that `backends` chooses when nothing watches or transforms torch's calls: the way
+    through torch's dispatcher costs more than a small kernel takes. Otherwise it goes through ``torch.ops.fastbin``.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.op = getattr(torch.ops.fastbin, name).default
+
+    def __call__(self, *args: Any) -> Any:  # noqa: D102
+        if not torch.compiler.is_compiling() and not _watched() and all(map(_plain, args)):
+            return backends.find(self.name, _device_type(args))(*args)
+        return self.op(*args)
+
+
+def _watched() -> bool:
+    # Modes, transforms (vmap, grad), tracing, profiling.
+    return bool(
+        torch._C._len_torch_dispatch_stack()
+        or torch._C._is_torch_function_mode_enabled()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._get_tracing_state() is not None
+        or torch._C._autograd._profiler_enabled()
+    )
+
+
+def _plain(arg: Any) -> bool:
+    # No subclass, and nothing for autograd to do.
+    if isinstance(arg, Tensor):
+        return type(arg) in (Tensor, torch.nn.Parameter) and not (arg.requires_grad and torch.is_grad_enabled())
+    return not isinstance(arg, list) or all(map(_plain, arg))
+
+
+def _device_type(args: tuple[Any, ...]) -> str:
+    on = args[1] if args[0] is None else args[0]
+    return "cpu" if on.is_cpu else str(on.device.type)
+
+
+def _define(schema: str, fake: Callable[..., Any], fits: Callable[..., bool]) -> Op:
+    """Define ``fastbin::<schema>`` with the backends' kernel and `fake`.
 
     The kernel raises ValueError unless `fits` holds for its arguments.
     """
@@ -33,14 +73,13 @@ def _define(schema: str, fake: Callable[..., Any], fits: Callable[..., bool]) ->
         if not fits(*args):
             given = ", ".join(f"{a.dtype} {list(a.shape)}" if isinstance(a, Tensor) else repr(a) for a in args)
             raise ValueError(f"fastbin::{name}: types or sizes of the arguments do not fit together: {given}")
-        device = next(a for a in args if isinstance(a, Tensor)).device.type
-        return backends.find(name, device)(*args)
+        return backends.find(name, _device_type(args))(*args)
 
     tags = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order)
     _library.define(schema, tags=tags)
     _library.impl(name, kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastbin::{name}", fake, lib=_library)
-    return getattr(torch.ops.fastbin, name).default
+    return Op(name)
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:
@@ -56,11 +95,14 @@ def _fake_grad_update(scores: Tensor | None, gy: Tensor, x: Tensor, words: Tenso
 
 
 def _holds(words: Tensor, cols: int) -> bool:
-    return words.dtype == torch.int32 and words.dim() in (2, 3) and words.shape[-1] == words_for(cols)
+    shape = words.shape
+    return words.dtype == torch.int32 and 2 <= len(shape) <= 3 and shape[-1] == words_for(cols)
 
 
 def _same_members(a: Tensor, b: Tensor) -> bool:
-    return a.dim() == b.dim() and a.shape[:-2] == b.shape[:-2]
+    if a.dim() == b.dim() == 2:
+        return True
+    return a.shape[:-2] == b.shape[:-2]
 
 
 def _update_fits(scores: Tensor | None, words: Tensor, buffers: list[Tensor], *rest: Any) -> bool:

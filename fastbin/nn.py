@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from fastbin.bits import BitMatrix
 
 Activation = Literal["relu", "tanh", "gelu", "step"]
 Norm = Literal["layer", "none"]
+LAYER_NORM_EPS = 1e-5
 
 
 class BitLinear(nn.Module):
@@ -63,12 +64,10 @@ class _StepLinear(torch.autograd.Function):
     """``step(z) @ wᵀ`` on bits, with the straight-through derivative dstep/dz = 1[|z| ≤ 1] (Hubara et al. 2016)."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, z: Tensor, words: Tensor) -> Tensor:
         h, w = BitMatrix.pack(z, threshold=0.0), BitMatrix(words, z.shape[-1])
         ctx.save_for_backward(z, words)
-        ctx.mark_non_differentiable(h.words)
-        ctx.set_materialize_grads(False)
-        return ops.bit_matmul(h, w).to(z.dtype), h.words
+        return ops.bit_matmul(h, w).to(z.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
@@ -133,7 +132,7 @@ class WeightFreeNet(nn.Module):
 
     def normalise(self, a: Tensor, n_in: int) -> Tensor:
         """Z = norm(a) of a layer with `n_in` inputs."""
-        return F.layer_norm(a, a.shape[-1:]) if self.norm == "layer" else a / math.sqrt(n_in)
+        return F.layer_norm(a, a.shape[-1:], eps=LAYER_NORM_EPS) if self.norm == "layer" else a / math.sqrt(n_in)
 
     def activate(self, z: Tensor) -> Tensor:
         """H = activation(z) for the real-valued activations."""
@@ -148,43 +147,17 @@ class WeightFreeNet(nn.Module):
             TypeError, ValueError: x is not real or not a matrix, or has another dtype, device or number of features
                 (`fastbin.ops.bit_linear`).
         """
-        return self._pass(x, begin_graph=False)[0]
-
-    def trace(self, x: Tensor) -> tuple[Tensor, list[Tensor | BitMatrix], list[Tensor]]:
-        """The forward pass with what a search needs of it.
-
-        Returns:
-            The logits; the inputs h_(l-1) of each layer (a BitMatrix behind ``step``); the outputs a_l of each layer.
-            With gradients enabled, the derivative of a loss in the a_l can be asked of ``torch.autograd.grad``.
-        """
-        return self._pass(x, begin_graph=torch.is_grad_enabled())
-
-    def _pass(self, x: Tensor, begin_graph: bool) -> tuple[Tensor, list[Tensor | BitMatrix], list[Tensor]]:
         if isinstance(x, Tensor):
             if not x.is_floating_point():
                 raise TypeError(f"x must be of a floating dtype, got {x.dtype}")
             if x.dim() != 2:
                 raise ValueError(f"x must have shape [B, {self.widths[0]}], got {list(x.shape)}")
-        inputs: list[Tensor | BitMatrix] = []
-        outputs: list[Tensor] = []
-        z = x
-        for i, layer in enumerate(self.bit_layers()):
-            h: Tensor | BitMatrix
-            if i == 0:
-                h = x
-                a = layer(x)
-                if begin_graph and not a.requires_grad:
-                    a.requires_grad_()  # bits have no gradient, so the graph begins at the first layer's outputs
-            elif self.activation == "step":
-                a, words = _StepLinear.apply(z, layer.words)  # type: ignore[no-untyped-call]
-                h = BitMatrix(words, layer.in_features)
-            else:
-                h = self.activate(z)
-                a = layer(h)
-            inputs.append(h)
-            outputs.append(a)
+        layers, step = self.bit_layers(), cast("Callable[..., Tensor]", _StepLinear.apply)
+        z = self.normalise(layers[0](x), layers[0].in_features)
+        for layer in layers[1:]:
+            a = step(z, layer.words) if self.activation == "step" else layer(self.activate(z))
             z = self.normalise(a, layer.in_features)
-        return z * self.logit_scale, inputs, outputs
+        return z * self.logit_scale
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"activation={self.activation!r}, norm={self.norm!r}, logit_scale={self.logit_scale}"

@@ -18,6 +18,8 @@ from fastbin.bits import BitMatrix
 from fastbin.rules import SGD, Adam, Bop, Rule, ScoreRule, UpdateState
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+_OPERANDS = (*FLOATS, torch.int8)
+_FLOAT32, _INT64 = (torch.float32,), (torch.int64,)
 
 
 def _check_tensor(name: str, t: object, dtypes: tuple[torch.dtype, ...], device: torch.device) -> Tensor:
@@ -38,6 +40,8 @@ def _check_bits(name: str, w: object) -> BitMatrix:
 
 def _rows_of(name: str, t: Tensor, features: int, population: int | None) -> Tensor:
     """`t` ``[.., features]`` as the ops want it: ``[B, features]``, or ``[P, B, features]`` for a population."""
+    if population is None and t.dim() == 2 and t.shape[1] == features:
+        return t
     lead = 1 if population is None else 2
     if t.dim() < lead or t.shape[-1] != features or (population is not None and t.shape[0] != population):
         expected = f"[.., {features}]" if population is None else f"[{population}, .., {features}]"
@@ -62,7 +66,7 @@ def bit_linear(x: Tensor, w: BitMatrix) -> Tensor:
         ValueError: shapes or devices do not fit.
     """
     _check_bits("w", w)
-    _check_tensor("x", x, (*FLOATS, torch.int8), w.words.device)
+    _check_tensor("x", x, _OPERANDS, w.words.device)
     rows = _rows_of("x", x, w.cols, w.population)
     y: Tensor = library.bit_linear(rows, w.words)
     return y if rows is x else y.reshape(*x.shape[:-1], w.rows)
@@ -83,7 +87,7 @@ def bit_linear_t(g: Tensor, w: BitMatrix) -> Tensor:
         ValueError: shapes or devices do not fit.
     """
     _check_bits("w", w)
-    _check_tensor("g", g, (*FLOATS, torch.int8), w.words.device)
+    _check_tensor("g", g, _OPERANDS, w.words.device)
     rows = _rows_of("g", g, w.rows, w.population)
     y: Tensor = library.bit_linear_t(rows, w.words, w.cols)
     return y if rows is g else y.reshape(*g.shape[:-1], w.cols)
@@ -123,19 +127,24 @@ def _check_update(scores: Tensor | None, w: BitMatrix, state: UpdateState, rule:
         raise ValueError(f"{rule.name} {'needs scores' if scores is None else 'keeps no scores: pass None'}")
     if len(state.buffers) != rule.buffer_count:
         raise ValueError(f"state has {len(state.buffers)} buffers, {rule.name} needs {rule.buffer_count}")
-    in_place = [(f"state.buffers[{i}]", b) for i, b in enumerate(state.buffers)]
+    shape = w.shape
+    for i, t in enumerate(state.buffers):
+        _check_in_place("state.buffers[{}]", i, t, shape, device)
     if scores is not None:
-        in_place.append(("scores", scores))
-    for name, t in in_place:
-        _check_tensor(name, t, (torch.float32,), device)
-        if t.shape != w.shape:
-            raise ValueError(f"{name} must have the shape of the bits {list(w.shape)}, got {list(t.shape)}")
-    for name, t in (*in_place, ("w.words", w.words)):
-        if not t.is_contiguous():
-            raise ValueError(f"{name} is updated in place and must be contiguous, got strides {t.stride()}")
+        _check_in_place("scores", 0, scores, shape, device)
+    if not w.words.is_contiguous():
+        raise ValueError(f"w.words is updated in place and must be contiguous, got strides {w.words.stride()}")
     for name, t, size in (("state.step", state.step, 1), ("state.seed", state.seed, w.population or 1)):
-        if _check_tensor(name, t, (torch.int64,), device).shape != (size,):
+        if _check_tensor(name, t, _INT64, device).shape != (size,):
             raise ValueError(f"{name} must have shape [{size}], got {list(t.shape)}")
+
+
+def _check_in_place(name: str, i: int, t: Tensor, shape: torch.Size, device: torch.device) -> None:
+    _check_tensor(name.format(i), t, _FLOAT32, device)
+    if t.shape != shape:
+        raise ValueError(f"{name.format(i)} must have the shape of the bits {list(shape)}, got {list(t.shape)}")
+    if not t.is_contiguous():
+        raise ValueError(f"{name.format(i)} is updated in place and must be contiguous, got strides {t.stride()}")
 
 
 def mask_update_(scores: Tensor | None, grad: Tensor, w: BitMatrix, state: UpdateState, rule: Rule) -> Tensor:
@@ -158,7 +167,7 @@ def mask_update_(scores: Tensor | None, grad: Tensor, w: BitMatrix, state: Updat
         TypeError, ValueError: an argument of the wrong type, dtype, shape or device, or not contiguous.
     """
     _check_update(scores, w, state, rule)
-    _check_tensor("grad", grad, (torch.float32,), w.words.device)
+    _check_tensor("grad", grad, _FLOAT32, w.words.device)
     if grad.shape != w.shape:
         raise ValueError(f"grad must have the shape of the bits {list(w.shape)}, got {list(grad.shape)}")
     hyper = rule.hyper(w.population or 1, w.words.device)

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 
 from fastbin.bits import BitMatrix
-from fastbin.reference import BUFFERS
+from fastbin.reference import BUFFERS, HYPER_FIELDS
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,9 @@ class Rule:
 
     def hyper(self, members: int, device: torch.device) -> torch.Tensor:
         """float64 ``[members, HYPER_FIELDS]``, a row for each member of a population."""
-        return torch.tensor([self.constants()], dtype=torch.float64, device=device).expand(members, -1).contiguous()
+        return torch.tensor([self.constants()] * members, dtype=torch.float64, device=device).view(
+            members, HYPER_FIELDS
+        )
 
 
 @dataclass(frozen=True)

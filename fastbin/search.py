@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from fastbin import checkpoint, ops, reference
 from fastbin.arrays import Labels
+from fastbin.backprop import backprop
 from fastbin.bits import BitMatrix
 from fastbin.config import SearchConfig
 from fastbin.data import Dataset, Standardizer, load_dataset, split_validation, without_test
@@ -71,14 +72,10 @@ class Search:
         """
         if self.config.estimator == "soft":
             return self._soft_step(x, y, rule)
-        logits, inputs, outputs = self.net.trace(x)
-        loss = F.cross_entropy(logits, y)
-        grads = torch.autograd.grad(loss, outputs)
-        flips = [
-            ops.mask_grad_update_(scores, gy, h, w, state, rule)
-            for scores, gy, h, w, state in zip(self.scores, grads, inputs, self.net.weights(), self.states, strict=True)
-        ]
-        return loss.detach(), (logits.argmax(1) == y).sum(), torch.stack(flips)
+        batch = backprop(self.net, x, y)
+        layers = zip(self.scores, batch.grads, batch.inputs, self.net.weights(), self.states, strict=True)
+        flips = [ops.mask_grad_update_(scores, gy, h, w, state, rule) for scores, gy, h, w, state in layers]
+        return batch.loss, (batch.logits.argmax(1) == y).sum(), torch.stack(flips)
 
     def _soft_step(self, x: Tensor, y: Tensor, rule: Rule) -> tuple[Tensor, Tensor, Tensor]:
         # The gradient of the mean-field relaxation itself, on dense weights sigmoid(θ/τ).

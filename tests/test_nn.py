@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from fastbin import BitMatrix
+from fastbin.backprop import backprop
 from fastbin.nn import BitLinear, WeightFreeNet
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
@@ -72,15 +73,14 @@ def test_values_and_derivatives_of_the_dense_network(widths, activation, norm, b
     net = make(widths, activation=activation, norm=norm, logit_scale=1.7)
     x = torch.randn(batch, widths[0])
     y = torch.randint(0, widths[-1], (batch,))
-    logits, inputs, outputs = net.trace(x)
+    done = backprop(net, x, y)
     truth, dense_outputs = dense_trace(net, x, torch.float64)
-    torch.testing.assert_close(logits.double(), truth, **TOLERANCE)
-    assert torch.equal(net(x), logits)
-    assert inputs[0] is x and [tuple(h.shape) for h in inputs] == [(batch, n) for n in widths[:-1]]
-    grads = torch.autograd.grad(F.cross_entropy(logits, y), outputs)
+    torch.testing.assert_close(done.logits.double(), truth, **TOLERANCE)
+    torch.testing.assert_close(done.loss.double(), F.cross_entropy(truth, y), **TOLERANCE)
+    assert torch.equal(net(x), done.logits)
+    assert done.inputs[0] is x and [tuple(h.shape) for h in done.inputs] == [(batch, n) for n in widths[:-1]]
     truths = torch.autograd.grad(F.cross_entropy(truth, y), dense_outputs)
-    for a, b, g, t in zip(outputs, dense_outputs, grads, truths, strict=True):
-        torch.testing.assert_close(a.double(), b, **TOLERANCE)
+    for g, t in zip(done.grads, truths, strict=True):
         torch.testing.assert_close(g.double(), t, rtol=1e-4, atol=1e-4 * max(float(t.abs().max()), 1e-3))
 
 
@@ -90,27 +90,29 @@ def test_step_is_the_dense_network_on_packed_layers(widths, norm):
     net = make(widths, activation="step", norm=norm)
     x = whole_numbers(9, widths[0])
     y = torch.randint(0, widths[-1], (9,))
-    logits, inputs, outputs = net.trace(x)
+    done = backprop(net, x, y)
     truth, dense_outputs = dense_trace(net, x, torch.float32)
-    assert torch.equal(logits, truth)
-    assert inputs[0] is x and all(isinstance(h, BitMatrix) for h in inputs[1:])
-    for h, a, n_in in zip(inputs[1:], dense_outputs, widths[:-1], strict=False):
+    assert torch.equal(done.logits, truth) and torch.equal(net(x), truth)
+    assert done.inputs[0] is x and all(isinstance(h, BitMatrix) for h in done.inputs[1:])
+    for h, a, n_in in zip(done.inputs[1:], dense_outputs, widths[:-1], strict=False):
         z = F.layer_norm(a, a.shape[-1:]) if norm == "layer" else a / math.sqrt(n_in)
         assert torch.equal(h.unpack(torch.bool), z > 0)
-    grads = torch.autograd.grad(F.cross_entropy(logits, y), outputs)
     truths = torch.autograd.grad(F.cross_entropy(truth, y), dense_outputs)
-    for g, t in zip(grads, truths, strict=True):
+    for g, t in zip(done.grads, truths, strict=True):
         torch.testing.assert_close(g, t, rtol=1e-4, atol=1e-6)
 
 
 def test_step_counts_zero_as_off_and_lets_derivatives_through_up_to_one():
     # Without norm and with one input of 1, the hidden z is x itself.
     on = BitMatrix.pack(torch.ones(1, 1))
-    net = WeightFreeNet([1, 1, 1], activation="step", norm="none", logit_scale=1.0, weights=[on, on])
-    x = torch.tensor([[-1.5], [-1.0], [-0.5], [0.0], [0.5], [1.0], [1.5]])
-    logits, _, outputs = net.trace(x)
-    assert logits.flatten().tolist() == [0, 0, 0, 0, 1, 1, 1]
-    assert torch.autograd.grad(logits.sum(), outputs[0])[0].flatten().tolist() == [0, 1, 1, 1, 1, 1, 0]
+    two = BitMatrix.pack(torch.tensor([[1], [0]]))
+    net = WeightFreeNet([1, 1, 2], activation="step", norm="none", logit_scale=1.0, weights=[on, two])
+    x = torch.tensor([[-1.5], [-1.0], [-0.5], [0.0], [0.5], [1.0], [1.5]], requires_grad=True)
+    logits = net(x)
+    assert logits[:, 0].tolist() == [0, 0, 0, 0, 1, 1, 1]
+    assert torch.autograd.grad(logits.sum(), x)[0].flatten().tolist() == [0, 1, 1, 1, 1, 1, 0]
+    through = backprop(net, x.detach(), torch.zeros(7, dtype=torch.int64)).grads[0]
+    assert (through != 0).flatten().tolist() == [False, True, True, True, True, True, False]
 
 
 @pytest.mark.parametrize("activation", ["tanh", "gelu"])
@@ -145,12 +147,11 @@ def test_without_gradients(activation):
     net = make((20, 40, 5), activation=activation).eval()
     x = whole_numbers(6, 20)
     eager = net(x)
-    assert not eager.requires_grad  # there is nothing to derive in: a graph is begun by trace alone
-    assert net.trace(x)[0].requires_grad and net(x.clone().requires_grad_()).requires_grad
+    assert not eager.requires_grad  # there is nothing to derive in
+    assert net(x.clone().requires_grad_()).requires_grad
     for context in (torch.no_grad, torch.inference_mode):
         with context():
             y = net(x)
-            assert not net.trace(x)[0].requires_grad
         assert not y.requires_grad
         assert torch.equal(y, eager)
 

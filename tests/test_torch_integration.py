@@ -51,7 +51,7 @@ ARGUMENTS: dict[str, tuple[str, tuple[object, ...]]] = {
 @pytest.mark.parametrize("case", ARGUMENTS)
 def test_opcheck(case: str) -> None:
     op, arguments = ARGUMENTS[case]
-    results = torch.library.opcheck(getattr(library, op), arguments)
+    results = torch.library.opcheck(getattr(library, op).op, arguments)
     assert set(results.values()) == {"SUCCESS"} and len(results) == 4
 
 

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <memory>
 #include <new>
+#include <utility>
 
 #include "cpu/bit_linear_isa.h"
 #include "cpu/bits.h"
@@ -81,34 +82,42 @@ struct Product {
 
   // Many samples: the matrix is repacked once, then blocks of samples x outputs are independent.
   void run_large() const {
-    using Fn = BlockFn<X, Y>;
-    const Fn kernel = FASTBIN_PER_ISA(Fn, bit_linear_block);
-    const RepackFn repack =
-        transposed ? FASTBIN_PER_ISA(RepackFn, bit_linear_repack_t) : FASTBIN_PER_ISA(RepackFn, bit_linear_repack);
-    const int64_t member_codes = ceil_div(inputs(), kGroupInputs) * outputs();
-    const Memory memory = allocate(population * member_codes * static_cast<int64_t>(sizeof(uint32_t)));
-    uint32_t* const codes = static_cast<uint32_t*>(memory.get());
+    const BitLinearBlocks kernels = FASTBIN_PER_ISA(BitLinearBlocks (*)(), bit_linear_blocks)();
+    const RepackFn repack = transposed ? kernels.repack_t : kernels.repack;
+    const int64_t member_bytes = ceil_div(inputs(), kernels.group_inputs) * outputs() * kernels.code_bytes;
+    const Memory memory = allocate(population * member_bytes);
+    char* const codes = static_cast<char*>(memory.get());
 
     constexpr int64_t kRepackBlock = 512;
     const int64_t repack_blocks = ceil_div(outputs(), kRepackBlock);
     parallel_for(threads, population * repack_blocks, [&](int64_t item) {
       const int64_t p = item / repack_blocks;
       const int64_t first = item % repack_blocks * kRepackBlock;
-      repack(member_w(p), rows, cols, first, std::min(kRepackBlock, outputs() - first), codes + p * member_codes);
+      repack(member_w(p), rows, cols, first, std::min(kRepackBlock, outputs() - first), codes + p * member_bytes);
     });
 
-    const int64_t lanes = 16 * static_cast<int64_t>(sizeof(float) / sizeof(X) == 4 ? 2 : 1);
-    const int64_t sample_blocks = ceil_div(batch, lanes);
+    const auto [kernel, samples] = block_kernel(kernels);
+    const int64_t sample_blocks = ceil_div(batch, samples);
     const int64_t block = block_size(256, 2048, ceil_div(2 * threads, population * sample_blocks));
     const int64_t blocks = ceil_div(outputs(), block);
-    for_each_item(population * sample_blocks * blocks, block, [&](int64_t item, void* scratch) {
-      const int64_t p = item / (sample_blocks * blocks);
-      const int64_t s = item / blocks % sample_blocks * lanes;
-      const int64_t first = item % blocks * block;
-      kernel(x + (p * batch + s) * inputs(), std::min(lanes, batch - s), inputs(), codes + p * member_codes + first,
-             outputs(), std::min(block, outputs() - first), y + (p * batch + s) * outputs() + first, outputs(),
-             scratch);
-    });
+    for_each_item(population * sample_blocks * blocks, block,
+                  [&, kernel = kernel, samples = samples](int64_t item, void* scratch) {
+                    const int64_t p = item / (sample_blocks * blocks);
+                    const int64_t s = item / blocks % sample_blocks * samples;
+                    const int64_t first = item % blocks * block;
+                    kernel(x + (p * batch + s) * inputs(), std::min(samples, batch - s), inputs(),
+                           codes + p * member_bytes + first * kernels.code_bytes, outputs(),
+                           std::min(block, outputs() - first), y + (p * batch + s) * outputs() + first, outputs(),
+                           scratch);
+                  });
+  }
+
+  static std::pair<BlockFn<X, Y>, int64_t> block_kernel(const BitLinearBlocks& kernels) {
+    if constexpr (sizeof(X) == 1) {
+      return {kernels.i8, kernels.samples_i8};
+    } else {
+      return {kernels.f32, kernels.samples_f32};
+    }
   }
 
   void run() {

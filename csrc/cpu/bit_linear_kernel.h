@@ -1,7 +1,7 @@
-// bit_linear for large batches: the Method of Four Russians. Samples lie side by side in a vector. For K inputs all 2^K
-// subset sums are tabulated (an add each); every output then takes its K inputs with one load and one add, 16 K
-// products in fp32 and 32 K in int8. Tables of 30 inputs, K = 6, are 5 * 64 * 64 bytes = 20 KiB: they stay in L1 while
-// code words and accumulators stream past.
+// bit_linear for large batches: the Method of Four Russians. Samples lie side by side in an entry of 32 bytes (64 on
+// AVX-512). For K inputs all 2^K subset sums are tabulated (an add each); every output then takes its K inputs with one
+// load and one add: 8 K products in fp32 and 16 K in int8 (16 K and 32 K). Tables of K = 6 take 20 KiB: ten of them, 60
+// inputs (five, 30 inputs). They stay in L1 while code words and accumulators stream past.
 #pragma once
 
 #include "cpu/bit_linear_isa.h"
@@ -10,66 +10,96 @@
 namespace fastbin {
 namespace FASTBIN_ISA_NAMESPACE {
 
-constexpr uint32_t kGroupMask = (1u << kGroupInputs) - 1;
-// Codes are kept rotated left by 4, so that one rotation and one AND give 16 times the entry's number; addresses scale
-// that by 1, 2 or 4 for free, to entries of 16, 32 or 64 bytes.
+constexpr int kEntryBytes = kVectorBytes > 32 ? kVectorBytes : 32;
+constexpr int kTables = 20 * 1024 / (64 * kEntryBytes);  // of K = 6
+constexpr int kGroupInputs = 6 * kTables;
+constexpr int kGroupPadded = (kGroupInputs + 31) / 32 * 32;
+
+// The bits of a group for one output. Kept rotated left by 4, so that one rotation and one AND give 16 times an entry's
+// number; addresses scale that by 1, 2 or 4 for free, to entries of 16, 32 or 64 bytes.
+template <bool kWide>
+struct CodeOf {
+  using type = uint64_t;
+};
+template <>
+struct CodeOf<false> {
+  using type = uint32_t;
+};
+using Code = CodeOf<(kGroupInputs > 32)>::type;
+constexpr int kCodeBits = 8 * sizeof(Code);
 constexpr int kCodeShift = 4;
 
-FASTBIN_INLINE uint32_t rotate_right(uint32_t x, int n) { return n == 0 ? x : (x >> n) | (x << (32 - n)); }
-FASTBIN_INLINE uint32_t make_code(uint32_t bits) { return rotate_right(bits & kGroupMask, 32 - kCodeShift); }
+FASTBIN_INLINE Code rotate_right(Code x, int n) { return n == 0 ? x : (x >> n) | (x << (kCodeBits - n)); }
+FASTBIN_INLINE Code make_code(Code bits) {
+  return rotate_right(bits & ((Code{1} << kGroupInputs) - 1), kCodeBits - kCodeShift);
+}
 
-// Bits [30 g, 30 g + 30) of every row become a code. 64 rows at a time: their lines stay in L1 while g advances.
-void bit_linear_repack(const uint32_t* w, int64_t rows, int64_t cols, int64_t first, int64_t count, uint32_t* codes) {
+// The bits of a row from bit `first` on, as many as a code has; 0 past the end.
+FASTBIN_INLINE Code bits_from(const uint32_t* row, int64_t words, int64_t first) {
+  const int64_t word = first / 32;
+  const int shift = static_cast<int>(first % 32);
+  const auto at = [&](int64_t i) -> uint64_t { return i < words ? row[i] : 0; };
+  const uint64_t low = at(word) | at(word + 1) << 32;
+  if (kCodeBits == 32 || shift == 0) return static_cast<Code>(low >> shift);
+  return static_cast<Code>(low >> shift | at(word + 2) << (64 - shift));
+}
+
+// Bits [G g, G g + G) of every row, G = kGroupInputs, become a code. 64 rows at a time: their lines stay in L1 while g
+// advances.
+static void bit_linear_repack(const uint32_t* w, int64_t rows, int64_t cols, int64_t first, int64_t count,
+                              void* codes) {
   const int64_t words = (cols + 31) / 32;
   const int64_t groups = (cols + kGroupInputs - 1) / kGroupInputs;
   constexpr int64_t kTile = 64;
   for (int64_t r0 = first; r0 < first + count; r0 += kTile) {
     const int64_t r1 = r0 + kTile < first + count ? r0 + kTile : first + count;
     for (int64_t g = 0; g < groups; ++g) {
-      const int64_t word = g * kGroupInputs / 32;
-      const int shift = static_cast<int>(g * kGroupInputs % 32);
-      const int64_t next = word + 1 < words ? word + 1 : word;
-      uint32_t* out = codes + g * rows;
-      for (int64_t r = r0; r < r1; ++r) {
-        const uint64_t high = w[r * words + next];
-        out[r] = make_code(static_cast<uint32_t>((high << 32 | w[r * words + word]) >> shift));
+      Code* out = static_cast<Code*>(codes) + g * rows;
+      for (int64_t r = r0; r < r1; ++r) out[r] = make_code(bits_from(w + r * words, words, g * kGroupInputs));
+    }
+  }
+}
+
+// The same for the transposed product: bits (G g + i, c) become bit i of the code of column c. `first` is a multiple of
+// 32.
+static void bit_linear_repack_t(const uint32_t* w, int64_t rows, int64_t cols, int64_t first, int64_t count,
+                                void* codes) {
+  const int64_t words = (cols + 31) / 32;
+  constexpr int64_t kTile = 32 * kBitBlockWords;
+  constexpr int kHalves = kGroupPadded / 32;
+  for (int64_t c0 = first; c0 < first + count; c0 += kTile) {
+    const int64_t tile = c0 + kTile < first + count ? kTile : first + count - c0;
+    for (int64_t g = 0; g * kGroupInputs < rows; ++g) {
+      uint32_t bits[kHalves][kTile];
+      for (int64_t h = 0; h < kHalves; ++h) {
+        const int64_t r0 = g * kGroupInputs + 32 * h;
+        const int64_t left = rows - r0 < 0 ? 0 : rows - r0;
+        transpose_bit_block(w + r0 * words + c0 / 32, words, left < 32 ? left : 32, (tile + 31) / 32, bits[h], 1);
+      }
+      Code* out = static_cast<Code*>(codes) + g * cols + c0;
+      for (int64_t c = 0; c < tile; ++c) {
+        out[c] =
+            make_code(kHalves == 1 ? bits[0][c] : static_cast<Code>(uint64_t{bits[kHalves - 1][c]} << 32 | bits[0][c]));
       }
     }
   }
 }
 
-// The same for the transposed product: bits (30 g + i, c) become bit i of the code of column c. `first` is a multiple
-// of 32.
-void bit_linear_repack_t(const uint32_t* w, int64_t rows, int64_t cols, int64_t first, int64_t count, uint32_t* codes) {
-  const int64_t words = (cols + 31) / 32;
-  constexpr int64_t kTile = 32 * kBitBlockWords;
-  for (int64_t c0 = first; c0 < first + count; c0 += kTile) {
-    const int64_t tile = c0 + kTile < first + count ? kTile : first + count - c0;
-    for (int64_t g = 0; g * kGroupInputs < rows; ++g) {
-      const int64_t r0 = g * kGroupInputs;
-      const int64_t group_rows = r0 + kGroupInputs < rows ? kGroupInputs : rows - r0;
-      uint32_t bits[kTile];
-      transpose_bit_block(w + r0 * words + c0 / 32, words, group_rows, (tile + 31) / 32, bits, 1);
-      uint32_t* out = codes + g * cols + c0;
-      for (int64_t c = 0; c < tile; ++c) out[c] = make_code(bits[c]);
-    }
-  }
-}
-
-// In fp32 the lanes are the samples' floats. In int8 they are int16: 8 groups sum to at most 8 * 30 * 128 = 30720 in
+// In fp32 the lanes are the samples' floats. In int8 they are int16: 240 inputs sum to at most 240 * 128 = 30720 in
 // magnitude, then spill into int32 accumulators.
-constexpr int64_t kGroupsPerSpill = 8;
+constexpr int64_t kGroupsPerSpill = 240 / kGroupInputs;
 
-// Columns [first, first + 32) of up to L samples as [32][L], zeros where there is no such column or sample.
+// Columns [first, first + kGroupPadded) of up to L samples as [kGroupPadded][L], zeros where there is no such column or
+// sample.
 template <int L>
 static void load_group(const float* x, int64_t samples, int64_t inputs, int64_t first, float* out) {
-  if (samples < L || first + 32 > inputs) {
-    std::memset(out, 0, 32 * L * sizeof(float));
+  if (samples < L || first + kGroupPadded > inputs) {
+    std::memset(out, 0, kGroupPadded * L * sizeof(float));
   }
   const int64_t columns = inputs - first < kGroupInputs ? inputs - first : kGroupInputs;
   for (int64_t s = 0; s < samples; s += 4) {
-    if (s + 4 <= samples && first + 32 <= inputs) {
-      for (int i = 0; i < 32; i += 4) {
+    if (s + 4 <= samples && first + kGroupPadded <= inputs) {
+      for (int i = 0; i < kGroupPadded; i += 4) {
         Quad v[4];
         for (int j = 0; j < 4; ++j) std::memcpy(&v[j], x + (s + j) * inputs + first + i, sizeof(Quad));
         transpose_square(v);
@@ -85,13 +115,13 @@ static void load_group(const float* x, int64_t samples, int64_t inputs, int64_t 
 
 template <int L>
 static void load_group(const int8_t* x, int64_t samples, int64_t inputs, int64_t first, int16_t* out) {
-  if (samples < L || first + 32 > inputs) {
-    std::memset(out, 0, 32 * L * sizeof(int16_t));
+  if (samples < L || first + kGroupPadded > inputs) {
+    std::memset(out, 0, kGroupPadded * L * sizeof(int16_t));
   }
   const int64_t columns = inputs - first < kGroupInputs ? inputs - first : kGroupInputs;
   for (int64_t s = 0; s < samples; s += 8) {
-    if (s + 8 <= samples && first + 32 <= inputs) {
-      for (int i = 0; i < 32; i += 8) {
+    if (s + 8 <= samples && first + kGroupPadded <= inputs) {
+      for (int i = 0; i < kGroupPadded; i += 8) {
         Oct v[8];
         for (int j = 0; j < 8; ++j) {
           typedef int8_t Bytes __attribute__((vector_size(8)));
@@ -123,33 +153,32 @@ static void build_table(const A* x, A* table) {
 }
 
 template <int K, typename A, int L>
-FASTBIN_INLINE Lanes<A, L> look_up(const A* tables, uint32_t code, int t) {
+FASTBIN_INLINE Lanes<A, L> look_up(const A* tables, Code code, int t) {
   constexpr uint32_t kOffsetMask = ((1u << K) - 1) << kCodeShift;
   constexpr int kScale = L * static_cast<int>(sizeof(A)) >> kCodeShift;
   const char* table = reinterpret_cast<const char*>(tables) + (t << K) * L * static_cast<int>(sizeof(A));
-  const uint64_t offset = rotate_right(code, t * K) & kOffsetMask;
+  const uint64_t offset = static_cast<uint32_t>(rotate_right(code, t * K)) & kOffsetMask;
   return Lanes<A, L>::load(reinterpret_cast<const A*>(table + offset * kScale));
 }
 
-// One group into the accumulators of all outputs; `kFirst` starts them. The sum of a group is formed apart, as a tree:
-// shorter dependency chains and less rounding.
+// One group into the accumulators of all outputs; `kFirst` starts them. The sum of a group is formed apart, in two
+// chains: it hangs on nothing of the output before, and rounds less.
 template <int K, bool kFirst, typename A, int L>
-static void accumulate(const A* tables, const uint32_t* codes, int64_t outputs, A* acc) {
-  constexpr int kTables = static_cast<int>(kGroupInputs) / K;
+static void accumulate(const A* tables, const Code* codes, int64_t outputs, A* acc) {
+#pragma GCC unroll 2
   for (int64_t r = 0; r < outputs; ++r) {
-    const uint32_t code = codes[r];
-    Lanes<A, L> sum = look_up<K, A, L>(tables, code, 0) + look_up<K, A, L>(tables, code, 1);
-    for (int t = 2; t + 1 < kTables; t += 2) {
-      sum = sum + (look_up<K, A, L>(tables, code, t) + look_up<K, A, L>(tables, code, t + 1));
-    }
-    if (kTables % 2 == 1) sum = sum + look_up<K, A, L>(tables, code, kTables - 1);
-    if (!kFirst) sum = sum + Lanes<A, L>::load(acc + r * L);
-    sum.store(acc + r * L);
+    const Code code = codes[r];
+    Lanes<A, L> sum[2] = {look_up<K, A, L>(tables, code, 0), look_up<K, A, L>(tables, code, 1)};
+#pragma GCC unroll 20
+    for (int t = 2; t < kGroupInputs / K; ++t) sum[t % 2] = sum[t % 2] + look_up<K, A, L>(tables, code, t);
+    sum[0] = sum[0] + sum[1];
+    if (!kFirst) sum[0] = sum[0] + Lanes<A, L>::load(acc + r * L);
+    sum[0].store(acc + r * L);
   }
 }
 
 template <int K, typename A, int L>
-static void add_group(const A* x, A* tables, const uint32_t* codes, int64_t outputs, bool first, A* acc) {
+static void add_group(const A* x, A* tables, const Code* codes, int64_t outputs, bool first, A* acc) {
   for (int t = 0; t < kGroupInputs / K; ++t) build_table<K, A, L>(x + t * K * L, tables + (t << K) * L);
   if (first) {
     accumulate<K, true, A, L>(tables, codes, outputs, acc);
@@ -158,9 +187,10 @@ static void add_group(const A* x, A* tables, const uint32_t* codes, int64_t outp
   }
 }
 
-// Wide tables save loads per output and cost entries: 5 * 64, 6 * 32 and 10 * 8 entries against 5, 6 and 10 look-ups.
+// Wide tables save loads per output and cost entries: for 30 inputs 5 * 64, 6 * 32 and 10 * 8 entries against 5, 6 and
+// 10 look-ups.
 template <typename A, int L>
-static void add_group(const A* x, A* tables, const uint32_t* codes, int64_t outputs, bool first, A* acc) {
+static void add_group(const A* x, A* tables, const Code* codes, int64_t outputs, bool first, A* acc) {
   if (outputs >= 192) {
     add_group<6, A, L>(x, tables, codes, outputs, first, acc);
   } else if (outputs >= 40) {
@@ -171,10 +201,10 @@ static void add_group(const A* x, A* tables, const uint32_t* codes, int64_t outp
 }
 
 template <int L>
-static void block(const float* x, int64_t samples, int64_t inputs, const uint32_t* codes, int64_t code_stride,
+static void block(const float* x, int64_t samples, int64_t inputs, const Code* codes, int64_t code_stride,
                   int64_t outputs, float* y, int64_t y_stride, void* scratch) {
   float* tables = static_cast<float*>(scratch);
-  float* values = tables + 5 * 64 * L;
+  float* values = tables + kTables * 64 * L;
   float* acc = tables + kTableBytes / sizeof(float);
   if (inputs == 0) std::memset(acc, 0, static_cast<size_t>(outputs) * L * sizeof(float));
   for (int64_t g = 0; g * kGroupInputs < inputs; ++g) {
@@ -195,10 +225,10 @@ static void spill(const int16_t* acc, int64_t count, bool first, int32_t* wide) 
 }
 
 template <int L>
-static void block(const int8_t* x, int64_t samples, int64_t inputs, const uint32_t* codes, int64_t code_stride,
+static void block(const int8_t* x, int64_t samples, int64_t inputs, const Code* codes, int64_t code_stride,
                   int64_t outputs, int32_t* y, int64_t y_stride, void* scratch) {
   int16_t* tables = static_cast<int16_t*>(scratch);
-  int16_t* values = tables + 5 * 64 * L;
+  int16_t* values = tables + kTables * 64 * L;
   int16_t* acc = tables + kTableBytes / sizeof(int16_t);
   int32_t* wide = reinterpret_cast<int32_t*>(acc + outputs * L);
   const int64_t groups = (inputs + kGroupInputs - 1) / kGroupInputs;
@@ -214,22 +244,28 @@ static void block(const int8_t* x, int64_t samples, int64_t inputs, const uint32
                       y_stride);
 }
 
-void bit_linear_block(const float* x, int64_t samples, int64_t inputs, const uint32_t* codes, int64_t code_stride,
-                      int64_t outputs, float* y, int64_t y_stride, void* scratch) {
-  if (samples > 8) {
-    block<16>(x, samples, inputs, codes, code_stride, outputs, y, y_stride, scratch);
+// All lanes of an entry, or half of them where no more samples are left and half an entry is a vector still.
+template <typename X, typename A, typename Y>
+static void block_of_samples(const X* x, int64_t samples, int64_t inputs, const void* codes, int64_t code_stride,
+                             int64_t outputs, Y* y, int64_t y_stride, void* scratch) {
+  constexpr int kLanes = kEntryBytes / static_cast<int>(sizeof(A));
+  const Code* typed = static_cast<const Code*>(codes);
+  if (kEntryBytes > 32 && samples <= kLanes / 2) {
+    block<kLanes / 2>(x, samples, inputs, typed, code_stride, outputs, y, y_stride, scratch);
   } else {
-    block<8>(x, samples, inputs, codes, code_stride, outputs, y, y_stride, scratch);
+    block<kLanes>(x, samples, inputs, typed, code_stride, outputs, y, y_stride, scratch);
   }
 }
 
-void bit_linear_block(const int8_t* x, int64_t samples, int64_t inputs, const uint32_t* codes, int64_t code_stride,
-                      int64_t outputs, int32_t* y, int64_t y_stride, void* scratch) {
-  if (samples > 16) {
-    block<32>(x, samples, inputs, codes, code_stride, outputs, y, y_stride, scratch);
-  } else {
-    block<16>(x, samples, inputs, codes, code_stride, outputs, y, y_stride, scratch);
-  }
+BitLinearBlocks bit_linear_blocks() {
+  return {kGroupInputs,
+          sizeof(Code),
+          kEntryBytes / 4,
+          kEntryBytes / 2,
+          bit_linear_repack,
+          bit_linear_repack_t,
+          block_of_samples<float, float, float>,
+          block_of_samples<int8_t, int16_t, int32_t>};
 }
 
 }  // namespace FASTBIN_ISA_NAMESPACE
