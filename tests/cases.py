@@ -31,7 +31,7 @@ OPERANDS = (*FLOATS, torch.int8)
 PACKABLE = (
     torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
     torch.float16, torch.bfloat16, torch.float32, torch.float64,
-)
+)  # fmt: skip
 
 SIZES = (0, 1, 31, 32, 33, 63, 64, 65)  # around a word, and around two
 POPULATIONS = (None, 0, 1, 3)
