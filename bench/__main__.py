@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 import tyro
+from rich.console import Console
 
 from bench import machine
 from bench.cases import TABLES
 from bench.overhead import SHAPES, measure_overhead
-from bench.report import CONSOLE, environment, print_rows, print_table, write_csv
+from bench.report import environment, print_rows, print_table, write_csv
 from bench.run import run_case
 from bench.timing import FULL, QUICK
 
@@ -34,9 +35,10 @@ def _run(table: str, quick: bool, csv: Path | None, threads: int | None) -> None
     if threads is not None:
         torch.set_num_threads(threads)
     rows = []
-    for case in TABLES[table]:
-        CONSOLE.print(f"{case} ..", style="dim", end="\r")
-        rows += run_case(case, QUICK if quick else FULL)
+    for registered in TABLES[table]:
+        case, effort = (registered.quick(), QUICK) if quick else (registered, FULL)
+        with Console(stderr=True).status(str(case)):
+            rows += run_case(case, effort)
     facts = {**environment(), "threads": torch.get_num_threads()}
     print_rows(
         f"{table}: medians, {', '.join(f'{key} {value}' for key, value in facts.items())}",
@@ -55,7 +57,7 @@ def ops(*, quick: bool = False, csv: Path | None = None, threads: int | None = N
     """The products, and what a call costs from Python.
 
     Args:
-        quick: fewer calls.
+        quick: fewer calls, and batches of 512 at most.
         csv: also write the figures here.
         threads: how many; all cores without.
     """
@@ -79,7 +81,7 @@ def update(*, quick: bool = False, csv: Path | None = None, threads: int | None 
     """The updates.
 
     Args:
-        quick: fewer calls.
+        quick: fewer calls, and batches of 512 at most.
         csv: also write the figures here.
         threads: how many; all cores without.
     """
@@ -90,7 +92,7 @@ def step(*, quick: bool = False, csv: Path | None = None, threads: int | None = 
     """One search step (estimator hard, rule adam) against the same algorithm in torch.
 
     Args:
-        quick: fewer calls.
+        quick: fewer calls, and batches of 512 at most.
         csv: also write the figures here.
         threads: how many; all cores without.
     """

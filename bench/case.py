@@ -65,6 +65,10 @@ class Case:
         """
         raise NotImplementedError
 
+    def quick(self) -> Case:
+        """The same for a quick run: int8 and bfloat16 by torch take seconds at a batch of thousands on some CPUs."""
+        return replace(self, batch=min(self.batch, 512))
+
     def small(self) -> Case:
         """The same at sizes for a test: odd, and past a word."""
         return replace(self, batch=min(self.batch, 35), inputs=min(self.inputs, 77), outputs=min(self.outputs, 69))

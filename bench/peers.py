@@ -1,7 +1,7 @@
 """Others' products of real or binary rows with a {0,1} matrix.
 
-A factory takes x ``[B, K]`` (float32, int8 or bool) and the matrix ``[K, N]`` (bool), does once what a user would do once for
-fixed weights, and returns the `Peer`. It raises ImportError if the package is missing.
+A factory takes x ``[B, K]`` (float32, int8 or bool) and the matrix ``[K, N]`` (bool), does once what a user would do once
+for fixed weights, and returns the `Peer`. It raises ImportError if the package is missing.
 """
 
 from __future__ import annotations
@@ -17,11 +17,16 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Peer:
-    """A call that gives ``x @ matrix`` ``[B, N]``, the x that it used, and how far it may be off as a share of |x| @ matrix."""
+    """Another's product.
+
+    Attributes:
+        call: gives ``x @ matrix / scale``, ``[B, N]``.
+        slack: how far ``scale * call()`` may be off, as a share of |x| @ matrix.
+    """
 
     call: Callable[[], object]
-    x: Tensor
     slack: float
+    scale: float = 1.0
 
 
 Factory = Callable[[Tensor, Tensor], Peer]
@@ -29,27 +34,32 @@ Factory = Callable[[Tensor, Tensor], Peer]
 
 def torch_fp32(x: Tensor, matrix: Tensor) -> Peer:
     rows, weight = x.float(), matrix.T.float().contiguous()
-    return Peer(lambda: F.linear(rows, weight), x, 1e-5)
+    return Peer(lambda: F.linear(rows, weight), 1e-5)
 
 
 def torch_bf16(x: Tensor, matrix: Tensor) -> Peer:
     rows, weight = x.bfloat16(), matrix.T.bfloat16().contiguous()
-    return Peer(lambda: F.linear(rows, weight), rows, 2.0**-7)  # bfloat16 keeps 8 bits
+    return Peer(lambda: F.linear(rows, weight), 2.0**-7)  # 8 bits of x and of the result are kept
 
 
 def torch_int8(x: Tensor, matrix: Tensor) -> Peer:
-    if x.dtype == torch.float32:  # quantised beforehand: only the product is timed
-        x = (x * (127 / x.abs().max())).round()
-    rows, weight = x.to(torch.int8), matrix.T.to(torch.int8).contiguous().T
-    return Peer(lambda: torch._int_mm(rows, weight), rows, 0.0)
+    """Float32 is quantised beforehand, off by up to a 254th of its largest value: only the product is timed."""
+    quantised = x.dtype == torch.float32
+    scale = float(x.abs().max()) / 127 if quantised else 1.0
+    rows = (x / scale).round().to(torch.int8) if quantised else x.to(torch.int8)
+    weight = matrix.T.to(torch.int8).contiguous().T
+    return Peer(lambda: torch._int_mm(rows, weight), 2.0**-4 if quantised else 0.0, scale)
 
 
 def scipy_sparse(x: Tensor, matrix: Tensor) -> Peer:
     from scipy import sparse
 
-    weight = sparse.csr_array(matrix.T.float().numpy())
+    dense = matrix.T.numpy()
+    ends = np.concatenate(([0], np.cumsum(dense.sum(1))))
+    at = np.nonzero(dense)[1].astype(np.int32)
+    weight = sparse.csr_array((np.ones(len(at), np.float32), at, ends.astype(np.int32)), shape=dense.shape)
     columns = np.ascontiguousarray(x.float().numpy().T)
-    return Peer(lambda: (weight @ columns).T, x, 1e-5)
+    return Peer(lambda: (weight @ columns).T, 1e-5)
 
 
 def onnxruntime_2bit(x: Tensor, matrix: Tensor) -> Peer:
@@ -67,7 +77,7 @@ def numkong_bits(x: Tensor, matrix: Tensor) -> Peer:
 
     rows = np.packbits(x.numpy(), axis=1)
     weight = numkong.dots_pack(np.packbits(matrix.T.numpy(), axis=1), dtype="uint1")
-    return Peer(lambda: numkong.dots_packed(rows, weight), x, 0.0)
+    return Peer(lambda: numkong.dots_packed(rows, weight), 0.0)
 
 
 def _matmul_nbits(x: Tensor, matrix: Tensor, accuracy_level: int, slack: float) -> Peer:
@@ -104,4 +114,4 @@ def _matmul_nbits(x: Tensor, matrix: Tensor, accuracy_level: int, slack: float) 
     options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     rows = x.float().numpy()
-    return Peer(lambda: session.run(None, {"x": rows})[0], x, slack)
+    return Peer(lambda: session.run(None, {"x": rows})[0], slack)

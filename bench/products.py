@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -56,8 +56,9 @@ class Product(Case):
         dense = numpy_bits(w.words, w.cols)
         dense = dense if transposed else dense.T
         x = self._x(dense.shape[0])
+        truth = cache(partial(_truth, x, dense))
         return {OURS: lambda: self._ours(x, w, dense)} | {
-            name: partial(_peer, factory, x, dense) for name, factory in self._peers().items()
+            name: partial(_peer, factory, x, dense, truth) for name, factory in self._peers().items()
         }
 
     def _x(self, features: int) -> Tensor:
@@ -90,20 +91,25 @@ class Product(Case):
         return Contender(call, check)
 
 
-def _peer(factory: peers.Factory, x: Tensor, dense: Tensor) -> Contender:
+def _peer(factory: peers.Factory, x: Tensor, dense: Tensor, truth: Callable[[], tuple[Tensor, Tensor]]) -> Contender:
     peer = factory(x, dense)
 
     def check() -> None:
-        got = torch.as_tensor(peer.call())
-        for part in _chunks(dense):
-            entries, rows = dense[:, part].double(), peer.x.double()
-            error, size = (got[:, part].double() - rows @ entries).abs(), rows.abs() @ entries
-            assert (error <= peer.slack * size).all(), f"off by {float((error / size).max()):.1e} of |x| @ matrix"
+        exact, size = truth()
+        error = (torch.as_tensor(peer.call()) * peer.scale - exact).abs()
+        assert (error <= peer.slack * size).all(), f"off by {float((error / size).max()):.1e} of |x| @ matrix"
 
     return Contender(peer.call, check)
 
 
+def _truth(x: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+    """``x @ dense`` and ``|x| @ dense`` in float64."""
+    parts = [(x.double() @ d, x.double().abs() @ d) for part in _chunks(dense) for d in (dense[:, part].double(),)]
+    exact, size = (torch.cat(p, 1) for p in zip(*parts, strict=True))
+    return exact, size
+
+
 def _chunks(dense: Tensor) -> list[slice]:
-    """Ranges of columns: their whole truth in float64 would not fit beside the operands."""
+    """Ranges of columns: the whole matrix in float64 can be too much beside the operands."""
     step = max(1, CHUNK // max(1, dense.shape[0]))
     return [slice(at, at + step) for at in range(0, dense.shape[1], step)]

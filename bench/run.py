@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
 import torch
@@ -74,28 +74,33 @@ def run_case(case: Case, effort: Effort) -> list[Row]:
 
 def _rows(case: Case, effort: Effort) -> Iterator[Row]:
     problems: dict[str, str] = {}
-    ready: dict[str, Contender] = {}
+    ready: dict[str, Contender | None] = {}
     makers = case.contenders()
     for name, make in makers.items():
-        try:
-            contender = make()
-            contender.check()
-            ready[name] = contender
-        except ImportError as error:
-            problems[name] = f"missing: {error}"
-        except AssertionError as error:
-            problems[name] = f"wrong: {_first_line(error)}"
-        except Exception as error:  # a peer's own failure must not cost the table
-            problems[name] = f"failed: {type(error).__name__}: {_first_line(error)}"
+        ready[name], problems[name] = _checked(make)
     with _no_collection():
-        timings = measure({name: c.call for name, c in ready.items()}, effort) if ready else {}
+        timings = measure({name: c.call for name, c in ready.items() if c}, effort)
     ours = timings.get(OURS)
     limit = case.limit() if ours else None
     for name in makers:
         timing = timings.get(name)
         ratio = timing.p50 / ours.p50 if timing and ours and name != OURS else None
         share = limit / ours.p50 if limit and ours and name == OURS else None
-        yield Row(case, name, torch.get_num_threads(), timing, ratio, share, problems.get(name, ""))
+        yield Row(case, name, torch.get_num_threads(), timing, ratio, share, problems[name])
+
+
+def _checked(make: Callable[[], Contender]) -> tuple[Contender | None, str]:
+    """The contender if its result is right, or why there is none."""
+    try:
+        contender = make()
+        contender.check()
+    except ImportError as error:
+        return None, f"missing: {error}"
+    except AssertionError as error:
+        return None, f"wrong: {_first_line(error)}"
+    except Exception as error:  # a peer's own failure must not cost the table
+        return None, f"failed: {type(error).__name__}: {_first_line(error)}"
+    return contender, ""
 
 
 def _first_line(error: Exception) -> str:
