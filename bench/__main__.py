@@ -11,6 +11,7 @@ import tyro
 from rich.console import Console
 
 from bench import machine
+from bench import scale as scaling
 from bench.cases import TABLES
 from bench.overhead import SHAPES, measure_overhead
 from bench.report import environment, print_rows, print_table, write_csv
@@ -99,7 +100,33 @@ def step(*, quick: bool = False, csv: Path | None = None, threads: int | None = 
     _run("step", quick, csv, threads)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"ops": ops, "update": update, "step": step}
+def scale(*, max_edges: int = 28, quick: bool = False, plot: Path | None = None, csv: Path | None = None) -> None:
+    """Time and memory of a search step against edges, batch and threads, and a search at 10^8 edges.
+
+    Args:
+        max_edges: the largest network has 2^max_edges edges.
+        quick: not past 2^20 edges, and fewer points.
+        plot: draw the figures here (log-log).
+        csv: also write the figures here.
+    """
+    if max_edges < scaling.SMALLEST:
+        sys.exit(f"--max-edges must be at least {scaling.SMALLEST}, got {max_edges}")
+    batches = (1, 64, 4096) if quick else tuple(4**k for k in range(7))
+    pairs: list[tuple[scaling.Measured, scaling.Measured]] = []
+    for point in scaling.points(min(max_edges, 20) if quick else max_edges, batches, torch.get_num_threads()):
+        with Console(stderr=True).status(str(point)):
+            try:
+                pairs.append(scaling.measure(point, pairs[-1][1] if pairs else None))
+            except (AssertionError, MemoryError) as error:
+                sys.exit(str(error))
+    scaling.print_pairs(pairs)
+    if csv is not None:
+        write_csv(csv, [m.record() for pair in pairs for m in pair])
+    if plot is not None:
+        scaling.plot(pairs, plot)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"ops": ops, "update": update, "step": step, "scale": scale}
 
 if __name__ == "__main__":
     tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m bench")
