@@ -1,8 +1,8 @@
 """Time and memory of a search step against edges, batch and threads, each point in a process of its own.
 
-The network has one hidden layer, as many inputs as hidden units, and ten classes; the data are random. The dense peer is that
-of the table `step`: the same algorithm in eager torch, from the same scores on the same data, and the two first losses must
-agree.
+The network has one hidden layer, as many inputs as hidden units, and ten classes; the data are random. The dense peer is
+that of the table `step`: the same algorithm in eager torch, from the same scores on the same data, and the two first losses
+must agree.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import math
 import multiprocessing
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from bench.report import CONSOLE, environment, print_table
 from bench.steps import LOGIT_SCALE, LR, TAU, DenseSearch
@@ -29,8 +30,9 @@ SMALLEST = 16  # exponent of the smallest network
 FIXED_EDGES = 2**20  # edges of the points against batch and threads
 THREAD_BATCH = 512  # batch of the points against threads
 LARGE = 10**8
-# Bytes an edge that a process may need at its worst; what is there decides whether a point is measured. Ours: scores, moments,
-# bits, and the random numbers that the scores come from. Dense: scores, weights, gradients in both, two moments, temporaries.
+# Bytes an edge that a process may need at its worst; what is there decides whether a point is measured. Ours: scores,
+# moments, bits, and the random numbers that scores come from. Dense: scores, weights, gradients in both, two moments,
+# temporaries.
 NEED = {"fastbin": 20, "dense torch": 48}
 SECONDS, CALLS, CAP = 0.3, 3, 4.0  # of a point: at least so long and so often, unless it takes longer than CAP
 
@@ -144,19 +146,18 @@ def _measure_here(point: Point) -> Measured:
     return Measured(point, float(first), statistics.median(times), state, peak)
 
 
-def _start(point: Point):  # type: ignore[no-untyped-def]
+def _start(point: Point) -> tuple[Callable[[], Tensor], int]:
     """The step of the contender as a call that returns its loss, and the bytes of its state."""
-    config = SearchConfig(hidden=(point.width,), lr=LR, tau=TAU, logit_scale=LOGIT_SCALE)
-    search = Search(config, [point.width, point.width, CLASSES])
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(point.batch, point.width, generator=generator)
     y = torch.randint(CLASSES, (point.batch,), generator=generator)
+    config = SearchConfig(hidden=(point.width,), lr=LR, tau=TAU, logit_scale=LOGIT_SCALE)
+    widths = [point.width, point.width, CLASSES]
     if point.contender == "fastbin":
-        rule = config.rule_at(0.0)
+        search, rule = Search(config, widths), config.rule_at(0.0)
         return lambda: search.step(x, y, rule)[0], sum(t.nbytes for t in search.tensors().values())
-    dense = DenseSearch([s for s in search.scores if s is not None], config.activation)
-    del search
-    _forget_peak()
+    dense = DenseSearch([s for s in Search(config, widths).scores if s is not None], config.activation)
+    _forget_peak()  # that of the search whose scores are the start
     # Scores, weights, their gradients and Adam's two moments.
     return lambda: dense.step(x, y), sum(6 * s.nbytes for s in dense.scores)
 
