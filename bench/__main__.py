@@ -26,7 +26,8 @@ LIMITS = {
     ),
     "update": (
         "The limit is the bytes moved at the bandwidth of torch's copy_ of 256 MiB, or the product's multiply-adds at "
-        "torch.mm's rate where they take longer (x as bits: 5 times that rate). torch packs by np.packbits."
+        "torch.mm's rate where they take longer (x as bits: 5 times that rate). Copying also reads the lines that it "
+        "writes, an update in place does not: more than 100 % is possible. torch packs by np.packbits."
     ),
     "step": "Rates count forward and gradient products of each layer and the backward products of all but the first.",
 }

@@ -67,10 +67,12 @@ def measure(contenders: Mapping[str, Callable[[], object]], effort: Effort) -> d
 
 def _turn(call: Callable[[], object]) -> list[float]:
     times: list[float] = []
-    while sum(times) < BURST:
+    started = now = time.perf_counter()
+    while now - started < BURST:
         before = time.perf_counter()
         call()
-        times.append(time.perf_counter() - before)
+        now = time.perf_counter()
+        times.append(now - before)
     return times
 
 
