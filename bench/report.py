@@ -42,7 +42,7 @@ def _commit() -> str:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> None:
-    """A table in Markdown; columns with a name in quotes of < are left-aligned, the others right-aligned."""
+    """A table in Markdown; a column whose name begins with < is left-aligned, the others are right-aligned."""
     table = Table(box=box.MARKDOWN)
     for column in columns:
         table.add_column(column.lstrip("<"), justify="left" if column.startswith("<") else "right", overflow="fold")

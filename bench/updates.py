@@ -93,7 +93,7 @@ class Update(Case):
         mine = start.to("cpu")
 
         def call() -> Tensor:
-            return getattr(ops, self.op)(mine.scores, *operands, mine.w, mine.state, self.rule)  # type: ignore[no-any-return]
+            return getattr(ops, self.op)(mine.scores, *operands, mine.w, mine.state, self.rule)
 
         def check() -> None:
             got = mine.update(backends.requested(), self.op, self.rule, *operands)
