@@ -76,7 +76,6 @@ class Step(Case):
 
             def compare() -> None:
                 check(call(), peer.moments())
-                call()  # compiled code sees its optimiser's state for the first time now, and is compiled once more
 
             return Contender(call, compare)
 
@@ -138,10 +137,31 @@ class DenseSearch:
 
 
 class CompiledSearch(DenseSearch):
-    """The same under torch.compile: one graph for loss and gradients, one for surrogate, Adam and compare."""
+    """The same under torch.compile: one graph for loss and gradients, one for surrogate, Adam and compare.
+
+    Adam is spelled out: torch.optim's breaks the graph, and its pass over the scores is not joined with the others.
+    """
 
     def __init__(self, scores: list[Tensor], activation: str) -> None:
-        super().__init__(scores, activation, fused=False)
+        super().__init__(scores, activation)
+        self.first = [torch.zeros_like(s) for s in scores]
+        self.second = [torch.zeros_like(s) for s in scores]
+        self.count = torch.zeros(())
         torch.compiler.reset()  # else the cases' sizes would count as recompilations, of which there may be few
         self.loss = torch.compile(self.loss, fullgraph=True, dynamic=False)
-        self.update = torch.compile(self.update, dynamic=False)
+        self.update = torch.compile(self._update, fullgraph=True, dynamic=False)
+
+    def moments(self) -> list[Tensor]:
+        return self.first
+
+    @torch.no_grad()
+    def _update(self) -> None:
+        self.count.add_(1)
+        rate, root = LR / (1 - BETAS[0] ** self.count), (1 - BETAS[1] ** self.count).sqrt()
+        for theta, w, m, v in zip(self.scores, self.weights, self.first, self.second, strict=True):
+            s = torch.sigmoid(theta / TAU)
+            g = w.grad * (s * (1 - s) / TAU)
+            m.lerp_(g, 1 - BETAS[0])
+            v.mul_(BETAS[1]).addcmul_(g, g, value=1 - BETAS[1])
+            theta.sub_(rate * m / (v.sqrt() / root + EPS))
+            w.copy_(theta > 0)
