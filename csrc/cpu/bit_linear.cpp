@@ -88,23 +88,24 @@ struct Product {
     const Memory memory = allocate(population * member_bytes);
     char* const codes = static_cast<char*>(memory.get());
 
-    constexpr int64_t kRepackBlock = 512;
-    const int64_t repack_blocks = ceil_div(outputs(), kRepackBlock);
-    parallel_for(threads, population * repack_blocks, [&](int64_t item) {
-      const int64_t p = item / repack_blocks;
-      const int64_t first = item % repack_blocks * kRepackBlock;
-      repack(member_w(p), rows, cols, first, std::min(kRepackBlock, outputs() - first), codes + p * member_bytes);
-    });
-
     const auto [kernel, samples] = block_kernel(kernels);
     const int64_t sample_blocks = ceil_div(batch, samples);
     const int64_t block = block_size(256, 2048, ceil_div(2 * threads, population * sample_blocks));
     const int64_t blocks = ceil_div(outputs(), block);
+    const auto repack_block = [&, block = block](int64_t p, int64_t b) {
+      const int64_t first = b * block;
+      repack(member_w(p), rows, cols, first, std::min(block, outputs() - first), codes + p * member_bytes);
+    };
+    // A single block of samples repacks what it is about to read, and spares a fork.
+    if (sample_blocks > 1) {
+      parallel_for(threads, population * blocks, [&](int64_t item) { repack_block(item / blocks, item % blocks); });
+    }
     for_each_item(population * sample_blocks * blocks, block,
                   [&, kernel = kernel, samples = samples](int64_t item, void* scratch) {
                     const int64_t p = item / (sample_blocks * blocks);
                     const int64_t s = item / blocks % sample_blocks * samples;
                     const int64_t first = item % blocks * block;
+                    if (sample_blocks == 1) repack_block(p, item % blocks);
                     kernel(x + (p * batch + s) * inputs(), std::min(samples, batch - s), inputs(),
                            codes + p * member_bytes + first * kernels.code_bytes, outputs(),
                            std::min(block, outputs() - first), y + (p * batch + s) * outputs() + first, outputs(),

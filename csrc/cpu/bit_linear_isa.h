@@ -8,9 +8,9 @@
 
 namespace fastbin {
 
-// Bytes of scratch for a block of `rows` outputs: tables and transposed inputs (up to 64 KiB), accumulators of 64 bytes
-// an output, and for int8 the wide ones of 128 more.
-constexpr int64_t kTableBytes = 64 * 1024;
+// Bytes of scratch for a block of `rows` outputs: tables and transposed inputs (up to 192 KiB), accumulators of 64
+// bytes an output, and for int8 the wide ones of 128 more.
+constexpr int64_t kTableBytes = 192 * 1024;
 constexpr int64_t kRowBytes = 192;
 
 // Large batches: the matrix as codes [groups][outputs], outputs first + [0, count) of this call.

@@ -13,12 +13,11 @@ constexpr int kBits = 3;
 
 FASTBIN_INLINE Words load_words(const uint32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 FASTBIN_INLINE Words shift_right(Words x, int n) { return _mm256_srli_epi32(x, n); }
-FASTBIN_INLINE __m256 permute(const float* table, Words index) {
-  return _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), index);
-}
-FASTBIN_INLINE __m256i permute(const int32_t* table, Words index) {
-  return _mm256_permutevar8x32_epi32(load_words(reinterpret_cast<const uint32_t*>(table)), index);
-}
+FASTBIN_INLINE void store_words(uint32_t* p, Words x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
+FASTBIN_INLINE __m256 load_table(const float* p) { return _mm256_loadu_ps(p); }
+FASTBIN_INLINE __m256i load_table(const int32_t* p) { return load_words(reinterpret_cast<const uint32_t*>(p)); }
+FASTBIN_INLINE __m256 permute(__m256 table, Words index) { return _mm256_permutevar8x32_ps(table, index); }
+FASTBIN_INLINE __m256i permute(__m256i table, Words index) { return _mm256_permutevar8x32_epi32(table, index); }
 FASTBIN_INLINE __m256 add(__m256 a, __m256 b) { return _mm256_add_ps(a, b); }
 FASTBIN_INLINE __m256i add(__m256i a, __m256i b) { return _mm256_add_epi32(a, b); }
 

@@ -12,12 +12,11 @@ constexpr int kBits = 4;
 
 FASTBIN_INLINE Words load_words(const uint32_t* p) { return _mm512_loadu_si512(p); }
 FASTBIN_INLINE Words shift_right(Words x, int n) { return _mm512_srli_epi32(x, static_cast<unsigned>(n)); }
-FASTBIN_INLINE __m512 permute(const float* table, Words index) {
-  return _mm512_permutexvar_ps(index, _mm512_loadu_ps(table));
-}
-FASTBIN_INLINE __m512i permute(const int32_t* table, Words index) {
-  return _mm512_permutexvar_epi32(index, _mm512_loadu_si512(table));
-}
+FASTBIN_INLINE void store_words(uint32_t* p, Words x) { _mm512_storeu_si512(p, x); }
+FASTBIN_INLINE __m512 load_table(const float* p) { return _mm512_loadu_ps(p); }
+FASTBIN_INLINE __m512i load_table(const int32_t* p) { return _mm512_loadu_si512(p); }
+FASTBIN_INLINE __m512 permute(__m512 table, Words index) { return _mm512_permutexvar_ps(index, table); }
+FASTBIN_INLINE __m512i permute(__m512i table, Words index) { return _mm512_permutexvar_epi32(index, table); }
 FASTBIN_INLINE __m512 add(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
 FASTBIN_INLINE __m512i add(__m512i a, __m512i b) { return _mm512_add_epi32(a, b); }
 
