@@ -8,7 +8,7 @@ import triton.language as tl
 from triton.runtime.interpreter import InterpreterBuilder
 
 from fastbin import reference
-from fastbin.kernels import bit_linear, bit_matmul, bits, mask_grad_update, mask_update
+from fastbin.kernels import bit_linear, bit_matmul, bits, configs, mask_grad_update, mask_update
 from fastbin.rules import SGD, Adam, Bop
 
 SIZES = (0, 1, 31, 32, 33, 63, 64, 65)
@@ -138,6 +138,37 @@ def test_products_of_reals(dtype):
     truth, magnitude = x.double() @ w.T, x.double().abs() @ w.T
     ulp = torch.finfo(dtype).eps * (1 if dtype == torch.bfloat16 else 0.5)
     assert ((y - truth).abs() <= 300 * 2**-24 * magnitude + ulp * truth.abs()).all()
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, torch.int8])
+@pytest.mark.parametrize("lead", [(), (2,)])
+def test_products_with_the_inner_dimension_split(dtype, lead):
+    """So few tiles that partial sums are added by a second kernel; sums of about 50 ones are exact in all dtypes."""
+    config = configs.find("bit_linear", dtype, 5, torch.device("cpu"))
+    assert bit_linear.split_inner(2500, 2, config) < 2500
+    low = -128 if dtype == torch.int8 else 0  # then sums reach 160000
+    x = (torch.rand(*lead, 5, 2500) < 0.04).to(dtype) + low
+    words, other = random_words(*lead, 33, 2500), random_words(*lead, 2500, 33)
+    assert torch.equal(bit_linear.bit_linear(x, words), reference.bit_linear(x, words))
+    assert torch.equal(bit_linear.bit_linear_t(x, other, 33), reference.bit_linear_t(x, other, 33))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+def test_products_of_many_tiles(dtype):
+    """More tiles of outputs than run together in one group, and a last group that is not full."""
+    words, other = random_words(1300, 70), random_words(70, 1300)
+    x = values(300, 70, dtype=dtype)
+    assert torch.equal(bit_linear.bit_linear(x, words), reference.bit_linear(x, words))
+    assert torch.equal(bit_linear.bit_linear_t(x, other, 1300), reference.bit_linear_t(x, other, 1300))
+
+
+def test_float32_products_keep_every_bit():
+    """Selections of one number each: all 24 bits, and any exponent, come through the three parts of a float32."""
+    x = torch.randn(40, 64) * 10.0 ** torch.randint(-30, 38, (40, 64)).float()
+    x[0, :4] = torch.tensor([3.4028234663852886e38, -3.4028234663852886e38, 1.1754943508222875e-30, -0.0])
+    words = reference.pack(torch.eye(64), None)
+    assert torch.equal(bit_linear.bit_linear(x, words), x)
+    assert torch.equal(bit_linear.bit_linear_t(x, words, 64), x)
 
 
 @pytest.mark.parametrize(("rows", "cols"), SHAPES)
