@@ -255,16 +255,30 @@ def test_mask_update_of_extreme_gradients_and_scores(scale):
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 @pytest.mark.parametrize("kind", ["bits", "real"])
 @pytest.mark.parametrize(("lead", "batch", "rows", "cols"), [((), 40, 33, 70), ((3,), 5, 3, 33), ((), 0, 3, 33)])
-def test_mask_grad_update_equals_the_reference_where_sums_are_exact(rule, kind, lead, batch, rows, cols):
+@pytest.mark.parametrize("fused", [True, False])
+def test_mask_grad_update_equals_the_reference_where_sums_are_exact(
+    rule, kind, lead, batch, rows, cols, fused, monkeypatch
+):
+    monkeypatch.setattr(mask_grad_update, "fused_pays", lambda *_: fused)
     problem = Problem(rule, lead, rows, cols, step=2)
     gy = values(*lead, batch, rows, dtype=torch.float32) / 64
     x = random_words(*lead, batch, cols) if kind == "bits" else values(*lead, batch, cols, dtype=torch.float32)
     problem.compare(mask_grad_update.mask_grad_update_, reference.mask_grad_update_, gy, x)
 
 
+def test_fusing_pays_for_small_batches():
+    pays = mask_grad_update.fused_pays
+    for dtype in FLOATS:
+        assert pays(1, 4096, 4096, dtype) and not pays(10**5, 4096, 4096, dtype)
+    assert pays(512, 4096, 4096, torch.bfloat16) and not pays(512, 4096, 4096, torch.float32)
+    assert pays(800, 4096, 4096, torch.float16) and not pays(800, 1024, 1024, torch.float16)
+
+
 @pytest.mark.parametrize("gy_dtype", FLOATS)
 @pytest.mark.parametrize("x_dtype", [*FLOATS, torch.int32])
-def test_mask_grad_update_by_dtype(gy_dtype, x_dtype):
+@pytest.mark.parametrize("fused", [True, False])
+def test_mask_grad_update_by_dtype(gy_dtype, x_dtype, fused, monkeypatch):
+    monkeypatch.setattr(mask_grad_update, "fused_pays", lambda *_: fused)
     problem = Problem(Adam(), (), 65, 66, step=2)
     gy = values(33, 65, dtype=gy_dtype) / 64
     x = random_words(33, 66) if x_dtype == torch.int32 else values(33, 66, dtype=x_dtype)
