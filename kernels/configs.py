@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 PATH = Path(__file__).with_name("configs.json")
-DEFAULT = "default"  # serves architectures without an entry of their own
+DEFAULT = "default"  # serves devices whose architecture, ``sm_<capability>``, has no entry of its own
 UNBOUNDED = "any"  # the class of the largest batches
 
 Config = Mapping[str, int]
