@@ -1,48 +1,133 @@
-"""Run the benchmarks: ``python -m bench ops`` or ``python -m bench step``."""
+"""Run the benchmarks: ``python -m bench ops|update|step|scale``."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import torch
 import tyro
 from rich.console import Console
-from rich.table import Table
 
-from bench import ops, step
-from bench.timing import environment, write_csv
+from bench import machine
+from bench import scale as scaling
+from bench.cases import TABLES
+from bench.overhead import SHAPES, measure_overhead
+from bench.report import environment, print_rows, print_table, write_csv
+from bench.run import run_case
+from bench.timing import FULL, QUICK
+
+LIMITS = {
+    "ops": (
+        "The limit is a model: up to 8 samples, the time in which torch.sum reads as many bytes; for more, products a load "
+        "(float32: 5 times, int8: 10 times the multiply-adds that torch.mm reaches here) or a vector operation (bits). "
+        "numkong runs one thread. Weights are prepared beforehand for all, the torch int8 of float32 rows is given int8."
+    ),
+    "update": (
+        "The limit is the bytes moved at the bandwidth of torch's copy_ of 256 MiB, or the product's multiply-adds at "
+        "torch.mm's rate where they take longer (x as bits: 5 times that rate). Copying also reads the lines that it "
+        "writes, an update in place does not: more than 100 % is possible. torch packs by np.packbits."
+    ),
+    "step": "Rates count forward and gradient products of each layer and the backward products of all but the first.",
+}
 
 
-def _report(title: str, rows: list[dict[str, object]], csv: Path | None) -> None:
-    table = Table(title=title, caption="  ".join(f"{key} {value}" for key, value in environment().items()))
-    for column in ("case", "fastbin ms", "peer", "peer ms", "ratio"):
-        table.add_column(column, justify="left" if column in ("case", "peer") else "right")
-    for row in rows:
-        ours, peer = f"{row['fastbin_ms']:.3f}", f"{row['peer_ms']:.3f}"
-        table.add_row(str(row["case"]), ours, str(row["peer"]), peer, f"{row['ratio']:.2f} x")
-    Console().print(table)
+def _run(table: str, quick: bool, csv: Path | None, threads: int | None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    rows = []
+    for registered in TABLES[table]:
+        case, effort = (registered.quick(), QUICK) if quick else (registered, FULL)
+        with Console(stderr=True).status(str(case)):
+            rows += run_case(case, effort)
+    facts = {**environment(), "threads": torch.get_num_threads()}
+    print_rows(
+        f"{table}: medians, {', '.join(f'{key} {value}' for key, value in facts.items())}",
+        rows,
+        f"{LIMITS[table]} copy_ moves {machine.copy_bandwidth() / 1e9:.1f} GB/s and torch.mm does "
+        f"{machine.fma_rate() / 1e9:.0f} GMAC/s here. A ratio is the peer's time over ours.",
+    )
     if csv is not None:
-        write_csv(csv, rows)
+        write_csv(csv, [row.record(table) for row in rows])
+    wrong = [row for row in rows if row.error]
+    if wrong:
+        sys.exit(f"{len(wrong)} without a speed: " + "; ".join(f"{r.case}, {r.contender}: {r.problem}" for r in wrong))
 
 
-def run_ops(*, quick: bool = False, csv: Path | None = None) -> None:
-    """The ops against dense torch.
-
-    Args:
-        quick: half a second a case instead of three.
-        csv: also write the figures here.
-    """
-    _report("ops, medians", [ops.run(case, 0.5 if quick else 3.0) for case in ops.CASES], csv)
-
-
-def run_step(*, quick: bool = False, csv: Path | None = None) -> None:
-    """One search step (estimator hard, rule adam) against the same algorithm in eager torch.
+def ops(*, quick: bool = False, csv: Path | None = None, threads: int | None = None) -> None:
+    """The products, and what a call costs from Python.
 
     Args:
-        quick: a second a case instead of five.
+        quick: fewer calls, and batches of 512 at most.
+        csv: also write the figures here.
+        threads: how many; all cores without.
+    """
+    _run("ops", quick, csv, threads)
+    results = [measure_overhead(shape) for shape in SHAPES]
+    print_table(
+        "bit_linear from Python, medians in µs",
+        ("<batch, in, out", "public op", "torch.ops.fastbin", "binding alone", "overhead", "its share"),
+        [
+            (
+                ", ".join(map(str, r.shape)),
+                *(f"{us:.1f}" for us in (r.public, r.torch_op, r.binding, r.public - r.binding)),
+                f"{r.share:.0%}",
+            )
+            for r in results
+        ],
+    )
+
+
+def update(*, quick: bool = False, csv: Path | None = None, threads: int | None = None) -> None:
+    """The updates.
+
+    Args:
+        quick: fewer calls, and batches of 512 at most.
+        csv: also write the figures here.
+        threads: how many; all cores without.
+    """
+    _run("update", quick, csv, threads)
+
+
+def step(*, quick: bool = False, csv: Path | None = None, threads: int | None = None) -> None:
+    """One search step (estimator hard, rule adam) against the same algorithm in torch.
+
+    Args:
+        quick: fewer calls, and batches of 512 at most.
+        csv: also write the figures here.
+        threads: how many; all cores without.
+    """
+    _run("step", quick, csv, threads)
+
+
+def scale(*, max_edges: int = 28, quick: bool = False, plot: Path | None = None, csv: Path | None = None) -> None:
+    """Time and memory of a search step against edges, batch and threads, and a search at 10^8 edges.
+
+    Args:
+        max_edges: the largest network has 2^max_edges edges.
+        quick: not past 2^20 edges, and fewer points.
+        plot: draw the figures here (log-log).
         csv: also write the figures here.
     """
-    _report("search step, medians", [step.run(case, 1.0 if quick else 5.0) for case in step.CASES], csv)
+    if max_edges < scaling.SMALLEST:
+        sys.exit(f"--max-edges must be at least {scaling.SMALLEST}, got {max_edges}")
+    batches = (1, 64, 4096) if quick else tuple(4**k for k in range(7))
+    pairs: list[tuple[scaling.Measured, scaling.Measured]] = []
+    for point in scaling.points(min(max_edges, 20) if quick else max_edges, batches, torch.get_num_threads()):
+        with Console(stderr=True).status(str(point)):
+            try:
+                pairs.append(scaling.measure(point, pairs[-1][1] if pairs else None))
+            except (AssertionError, MemoryError) as error:
+                sys.exit(str(error))
+    scaling.print_pairs(pairs)
+    if csv is not None:
+        write_csv(csv, [m.record() for pair in pairs for m in pair])
+    if plot is not None:
+        scaling.plot(pairs, plot)
 
+
+COMMANDS: dict[str, Callable[..., None]] = {"ops": ops, "update": update, "step": step, "scale": scale}
 
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict({"ops": run_ops, "step": run_step}, prog="python -m bench")
+    tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m bench")

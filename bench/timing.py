@@ -1,91 +1,81 @@
-"""Timing: peers run in turns in one process, warmed up, and are compared by medians."""
+"""Timing: contenders run in turns in one process, warmed up, and are compared by medians."""
 
 from __future__ import annotations
 
-import csv
-import os
-import platform
-import statistics
-import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-import torch
+import numpy as np
 
-import fastbin
-from fastbin import _cpu
+BURST = 0.02  # seconds of a turn
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure.
+
+    Attributes:
+        seconds: of a case, at least.
+        calls: of each contender, at least.
+        cap: seconds after which a slow contender needs only `few` calls.
+        few: calls of a slow contender, at least.
+    """
+
+    seconds: float
+    calls: int
+    cap: float
+    few: int
+
+
+FULL = Effort(seconds=2.0, calls=20, cap=6.0, few=3)
+QUICK = Effort(seconds=0.1, calls=5, cap=0.3, few=1)
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one call: the 20th, 50th and 80th percentile."""
+    """Seconds of one call: the 20th, 50th and 80th percentile of `calls` calls."""
 
     p20: float
     p50: float
     p80: float
+    calls: int
 
 
-def measure(calls: Mapping[str, Callable[[], object]], *, seconds: float, least: int = 20) -> dict[str, Timing]:
-    """Time each call at least `least` times and for about `seconds` in all, in turns, after one unmeasured round.
+def measure(contenders: Mapping[str, Callable[[], object]], effort: Effort) -> dict[str, Timing]:
+    """Time contenders, each of which has run once before.
 
-    In turns, so that what else the machine does falls on all alike.
+    They run in turns, so that what else the machine does falls on all alike. A turn lasts about BURST seconds; where that is
+    more than one call, the first is not counted: it finds the caches full of the others' operands.
     """
-    samples: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
+    samples: dict[str, list[float]] = {name: [] for name in contenders}
+    spent = dict.fromkeys(contenders, 0.0)
     started = time.perf_counter()
-    while time.perf_counter() - started < seconds or len(next(iter(samples.values()))) < least:
-        for name, call in calls.items():
-            before = time.perf_counter()
-            call()
-            samples[name].append(time.perf_counter() - before)
-    return {name: Timing(*_percentiles(values)) for name, values in samples.items()}
+
+    def enough(name: str) -> bool:
+        calls = len(samples[name])
+        return calls >= effort.calls or (calls >= effort.few and spent[name] >= effort.cap)
+
+    while time.perf_counter() - started < effort.seconds or not all(map(enough, contenders)):
+        for name, call in contenders.items():
+            if spent[name] < effort.cap or not enough(name):
+                turn = _turn(call)
+                spent[name] += sum(turn)
+                samples[name] += turn[1:] or turn
+    return {name: _summary(values) for name, values in samples.items()}
 
 
-def _percentiles(values: Sequence[float]) -> tuple[float, float, float]:
-    tenths = statistics.quantiles(values, n=10)
-    return tenths[1], statistics.median(values), tenths[7]
+def _turn(call: Callable[[], object]) -> list[float]:
+    times: list[float] = []
+    started = now = time.perf_counter()
+    while now - started < BURST:
+        before = time.perf_counter()
+        call()
+        now = time.perf_counter()
+        times.append(now - before)
+    return times
 
 
-def check_moments(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float) -> None:
-    """Raise AssertionError if the first moments after one update (a tenth of the gradient) differ by more than rounding."""
-    error = float((ours - theirs).norm() / theirs.norm())
-    assert error <= tolerance, f"the gradients differ by {error:.1e} of their norm, allowed are {tolerance:.0e}"
-
-
-def environment() -> dict[str, str]:
-    """What a figure depends on besides the code."""
-    cpu = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.processor(),
-    )
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent,
-        check=False,
-    ).stdout.strip()
-    return {
-        "cpu": cpu,
-        "isa": _cpu.isa(),
-        "threads": str(torch.get_num_threads()),
-        "torch": torch.__version__,
-        "fastbin": fastbin.__version__,
-        "commit": commit or "unknown",
-    }
-
-
-def write_csv(path: str | os.PathLike[str], rows: Sequence[Mapping[str, object]]) -> None:
-    """Write `rows`, with the environment on each, as CSV."""
-    facts = environment()
-    with Path(path).open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0], *facts])
-        writer.writeheader()
-        writer.writerows({**row, **facts} for row in rows)
+def _summary(values: list[float]) -> Timing:
+    p20, p50, p80 = (float(p) for p in np.percentile(values, (20, 50, 80)))
+    return Timing(p20, p50, p80, len(values))
