@@ -123,9 +123,8 @@ def test_products(compiled, dtype):
         assert all("wgmma.mma_async" in kernel.asm["ptx"] for kernel in products)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int8])
-def test_sum_of_a_split_product(compiled, dtype):
-    bit_linear.bit_linear(torch.ones(2, 1 << 15, dtype=dtype), random_words(16, 1 << 15))
+def test_sum_of_a_split_product(compiled):
+    bit_linear.bit_linear(torch.ones(2, 1 << 15).bfloat16(), random_words(16, 1 << 15))
     compiled.launches = compiled.launches[1:]
     assert [kernel.name for kernel in compiled.compile()] == ["_sum_splits"]
 
@@ -148,7 +147,7 @@ def run_update(update, rule, shape, *gradient):
 INEXACT = re.compile(r"\bfma\.rn\.f32|\.approx|\.ftz|div\.full")
 
 
-@pytest.mark.parametrize("rule", [SGD(), SGD(sample=True), Adam(), Adam(sample=True), Bop()], ids=repr)
+@pytest.mark.parametrize("rule", [SGD(), SGD(sample=True), Adam(sample=True), Bop()], ids=repr)
 def test_mask_update(compiled, rule):
     run_update(mask_update.mask_update_, rule, (96, 128), torch.zeros(96, 128))
     for kernel in compiled.compile():
@@ -165,7 +164,7 @@ def test_mask_update(compiled, rule):
 def test_mask_grad_update(compiled, dtype, kind, monkeypatch):
     monkeypatch.setattr(mask_grad_update, "fused_pays", lambda *_: True)
     x = random_words(64, 128) if kind == "bits" else torch.zeros(64, 128, dtype=dtype)
-    for rule in (Adam(sample=True), Bop()):
+    for rule in (Adam(sample=True), Bop())[: 1 if dtype == torch.float32 else 2]:
         run_update(mask_grad_update.mask_grad_update_, rule, (96, 128), torch.zeros(64, 96, dtype=dtype), x)
     for kernel in compiled.compile():
         if dtype == torch.bfloat16 and kernel.name == "_mask_grad_update":
@@ -182,6 +181,7 @@ def test_gradient(compiled, dtype, kind):
     assert compiled.arch != 90 or dtype == torch.float32 or "wgmma.mma_async" in kernel.asm["ptx"]
 
 
+@pytest.mark.parametrize("compiled", [(90, "sm_90")], indirect=True, ids=["sm_90"])
 def test_sizes_of_one(compiled):
     """Triton turns an argument of 1 into a constant."""
     words, x = random_words(1, 1), torch.ones(1, 1)
