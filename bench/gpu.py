@@ -81,7 +81,7 @@ def sanitize() -> list[str]:
 def time_case(case: Case, timer: Timer, limits: Limits) -> list[Row]:
     """A row for each implementation and state of the cache, against the first peer; and one for each further peer."""
     rows = []
-    for cold in (False,) if case.steps else (True, False):
+    for cold in (False,) if case.steps else (False, True):
 
         def seconds(call: Any, cold: bool = cold) -> float:
             return timer.steps(call) if case.steps else timer.seconds(call, cold=cold)

@@ -1,4 +1,4 @@
-"""Tile shapes of the Triton kernels by measurement: ``python -m bench tune`` times candidates and rewrites kernels/configs.json.
+"""Tile shapes of the Triton kernels by measurement: ``python -m bench tune`` times candidates for kernels/configs.json.
 
 Only the entry of the GPU at hand is rewritten, and says from which card it comes. A candidate counts only if it gives what
 the shipped one gives.
@@ -55,7 +55,7 @@ def candidates(kernel: str, dtype: str, shipped: Mapping[str, int]) -> Iterator[
 def best(
     call: Callable[[Config], Tensor], options: Iterator[Config], timer: Timer, until: float
 ) -> tuple[Config, float]:
-    """The fastest of `options`, the first of which is the truth, and its seconds; candidates that cannot be compiled lose."""
+    """The fastest of `options`, of which the first is the truth, and its seconds; what cannot be compiled loses."""
     shipped = next(options)
     truth, winner, fastest = call(shipped), shipped, timer.seconds(lambda _: call(shipped), cold=True)
     seen = [shipped]
@@ -72,7 +72,7 @@ def best(
 
 
 def _seconds(call: Callable[[Config], Tensor], option: Config, truth: Tensor, timer: Timer) -> float:
-    """Seconds of a candidate; infinity if the GPU has not the shared memory or registers for it, or its result is another."""
+    """Seconds of a candidate; infinity if the GPU lacks the memory or registers for it, or its result is another."""
     from triton.compiler.errors import CompilationError
     from triton.runtime.errors import OutOfResources, PTXASError
 
@@ -114,9 +114,12 @@ def _calls(kernel: str, dtype: torch.dtype, batch: int, device: str) -> Callable
         step.zero_()
         for buffer in buffers:
             buffer.zero_()
+        moved = scores.clone()
         if kernel == "mask_update":
-            return mask_update.mask_update_(scores.clone(), scores, *rest)
-        return mask_grad_update.mask_grad_update_(scores.clone(), x, x, *rest)
+            mask_update.mask_update_(moved, scores, *rest)
+        else:
+            mask_grad_update.mask_grad_update_(moved, x, x, *rest)
+        return moved
 
     return update
 

@@ -3,8 +3,10 @@
 The kernels' own host code runs on CPU tensors, with the launch replaced by a compilation of what would be launched.
 """
 
+import os
 import re
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -60,7 +62,10 @@ class Launches:
         for kernel in {kernel.hash: kernel for kernel in kernels}.values():
             registers, stack = self.registers_and_stack(kernel.asm["cubin"])
             wgmma = " wgmma" * ("wgmma.mma_async" in kernel.asm["ptx"])
-            print(f"sm_{self.arch} {kernel.name}: {registers} registers, {kernel.metadata.shared} bytes shared{wgmma}")
+            print(
+                f"sm_{self.arch} {kernel.name} with Triton {triton.__version__}: {registers} registers, "
+                f"{kernel.metadata.shared} bytes shared{wgmma}"
+            )
             assert stack == 0, f"{kernel.name} spills: {stack} bytes a thread"
             assert kernel.metadata.shared <= self.shared_bytes
         return kernels
@@ -194,6 +199,21 @@ def test_sizes_of_one(compiled):
     run_update(mask_update.mask_update_, Adam(sample=True), (1, 1), x)
     run_update(mask_grad_update.mask_grad_update_, Adam(sample=True), (1, 1), x, x)
     compiled.compile()
+
+
+def test_products_and_updates_with_the_oldest_triton():
+    """`make test` sets FASTBIN_TEST_TRITON, a folder with Triton 3.6."""
+    folder = os.environ.get("FASTBIN_TEST_TRITON")
+    if folder is None:
+        pytest.skip("FASTBIN_TEST_TRITON is not set")
+    environment = {**os.environ, "PYTHONPATH": os.path.abspath(folder)}
+    del environment["FASTBIN_TEST_TRITON"]
+    tests = "products or matmul or gradient or mask"
+    command = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", "-k", tests, __file__]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "with Triton 3.6." in done.stdout
+    print(done.stdout)
 
 
 def test_every_entry_of_the_configurations_is_compiled():
