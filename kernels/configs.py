@@ -1,7 +1,10 @@
 """Tile shapes of the kernels, as data: `configs.json` holds them by device, kernel, dtype and batch.
 
-A device's entry says where its numbers come from: ``modelled`` (bytes, operations and registers counted, nothing run) or the
-card that `python -m bench tune` measured them on. Nothing is tuned on a user's first call.
+A device's entry says in ``origin`` where its numbers come from: a model (bytes, operations and registers counted, nothing
+run) or the card that ``python -m bench tune`` measured them on. Nothing is tuned on a user's first call.
+
+``block_…`` are a tile's sides in elements, ``block_words`` and ``tile_words`` in words. ``num_warps`` and ``num_stages`` are
+Triton's. ``programs`` is how many programs the device runs at once: with fewer tiles than half of it, sums are split.
 """
 
 from __future__ import annotations
