@@ -15,8 +15,12 @@ demo: $(VENV)/installed
 	$(BIN)/fastbin search digits --out runs/demo
 	$(BIN)/fastbin eval runs/demo/network.safetensors digits
 
-test: style
-	$(BIN)/python -m pytest
+test: style build/triton-3.6/triton
+	FASTBIN_TEST_TRITON=build/triton-3.6 $(BIN)/python -m pytest
+
+# The oldest Triton that fastbin runs with, for the tests that compile with it beside the installed one.
+build/triton-3.6/triton: | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps --target build/triton-3.6 triton==3.6.0
 
 style: $(VENV)/installed-dev
 	$(BIN)/ruff check .

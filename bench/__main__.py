@@ -1,4 +1,4 @@
-"""Run the benchmarks: ``python -m bench ops|update|step|scale``."""
+"""Run the benchmarks: ``python -m bench ops|update|step|scale|gpu|tune``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from rich.console import Console
 from bench import machine
 from bench import scale as scaling
 from bench.cases import TABLES
+from bench.gpu import check_and_time
+from bench.gpu_tune import tune_all
 from bench.overhead import SHAPES, measure_overhead
 from bench.report import environment, print_rows, print_table, write_csv
 from bench.run import run_case
@@ -127,7 +129,28 @@ def scale(*, max_edges: int = 28, quick: bool = False, plot: Path | None = None,
         scaling.plot(pairs, plot)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"ops": ops, "update": update, "step": step, "scale": scale}
+def gpu(*, csv: Path | None = None, write_choices: bool = False) -> None:
+    """Every kernel on the GPU at hand: checked, then run under compute-sanitizer, then timed.
+
+    Args:
+        csv: also write the figures here.
+        write_choices: rewrite fastbin/choices.json by what was measured.
+    """
+    sys.exit(check_and_time(csv, write_choices))
+
+
+def tune(*, seconds: float = 240.0) -> None:
+    """Time tile shapes of the Triton kernels on the GPU at hand, and rewrite its entry of kernels/configs.json.
+
+    Args:
+        seconds: after which the kernels not yet tuned keep their tile shapes.
+    """
+    tune_all(seconds)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "ops": ops, "update": update, "step": step, "scale": scale, "gpu": gpu, "tune": tune
+}  # fmt: skip
 
 if __name__ == "__main__":
     tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m bench")

@@ -11,10 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastbin.kernels.bits import decode, members
-
-BLOCK = 64  # rows of a and of b in a tile
-BLOCK_WORDS = 2  # inner dimension of a tile
+from fastbin.kernels import configs
+from fastbin.kernels.bits import decode_pairs, members
 
 
 @triton.jit
@@ -24,20 +22,30 @@ def _load(words_ptr, row, word, rows, row_words):
 
 
 @triton.jit
-def _bit_matmul(a_ptr, b_ptr, y_ptr, rows_a, rows_b, row_words, BLOCK: tl.constexpr, BLOCK_WORDS: tl.constexpr):
-    tiles_a, tiles_b = tl.cdiv(rows_a, BLOCK), tl.cdiv(rows_b, BLOCK)
+def _bit_matmul(
+    a_ptr,
+    b_ptr,
+    y_ptr,
+    rows_a,
+    rows_b,
+    row_words,
+    BLOCK_A: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_WORDS: tl.constexpr,
+):
+    tiles_a, tiles_b = tl.cdiv(rows_a, BLOCK_A), tl.cdiv(rows_b, BLOCK_B)
     pid = tl.program_id(0)
     member = (pid // (tiles_a * tiles_b)).to(tl.int64)
-    m = (pid // tiles_b % tiles_a) * BLOCK + tl.arange(0, BLOCK)
-    n = (pid % tiles_b) * BLOCK + tl.arange(0, BLOCK)
+    m = (pid // tiles_b % tiles_a) * BLOCK_A + tl.arange(0, BLOCK_A)
+    n = (pid % tiles_b) * BLOCK_B + tl.arange(0, BLOCK_B)
     a_ptr += member * rows_a * row_words
     b_ptr += member * rows_b * row_words
 
-    acc = tl.zeros((BLOCK, BLOCK), dtype=tl.int32)
+    acc = tl.zeros((BLOCK_A, BLOCK_B), dtype=tl.int32)
     for start in range(0, row_words, BLOCK_WORDS):
         word = start + tl.arange(0, BLOCK_WORDS)
-        a = decode(_load(a_ptr, m, word, rows_a, row_words), tl.int8)
-        b = decode(_load(b_ptr, n, word, rows_b, row_words), tl.int8)
+        a = decode_pairs(_load(a_ptr, m, word, rows_a, row_words), tl.int8)
+        b = decode_pairs(_load(b_ptr, n, word, rows_b, row_words), tl.int8)
         acc = tl.dot(a, tl.trans(b), acc, out_dtype=tl.int32)
 
     y = y_ptr + (member * rows_a + m[:, None]) * rows_b + n[None, :]
@@ -48,7 +56,8 @@ def bit_matmul(a: Tensor, b: Tensor) -> Tensor:
     a, b = a.contiguous(), b.contiguous()
     y = a.new_empty((*a.shape[:-1], b.shape[-2]))
     if y.numel():
-        tiles = triton.cdiv(a.shape[-2], BLOCK) * triton.cdiv(b.shape[-2], BLOCK)
+        config = configs.find("bit_matmul", a.dtype, a.shape[-2], a.device)
+        tiles = triton.cdiv(a.shape[-2], config["block_a"]) * triton.cdiv(b.shape[-2], config["block_b"])
         with torch.cuda.device_of(a):
             _bit_matmul[(members(a) * tiles,)](
                 a,
@@ -57,8 +66,11 @@ def bit_matmul(a: Tensor, b: Tensor) -> Tensor:
                 a.shape[-2],
                 b.shape[-2],
                 a.shape[-1],
-                BLOCK=BLOCK,
-                BLOCK_WORDS=BLOCK_WORDS,
+                BLOCK_A=config["block_a"],
+                BLOCK_B=config["block_b"],
+                BLOCK_WORDS=config["block_words"],
+                num_warps=config["num_warps"],
+                num_stages=config["num_stages"],
                 enable_fp_fusion=False,
             )
     return y

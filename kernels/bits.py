@@ -39,6 +39,48 @@ def decode(words, dtype: tl.constexpr):
 
 
 @triton.jit
+def _gather_pairs(first, second):
+    """Two words ``[.., 2]``: bits i and 16 + i of the one are bit i of first and of second, of the other bit 16 + i."""
+    low = (first & 0xFFFF) | (second << 16)
+    high = ((first >> 16) & 0xFFFF) | (second & -65536)
+    return tl.join(low, high)
+
+
+@triton.jit
+def _pairs(words, place, dtype: tl.constexpr):
+    """Values 0 and 1 ``[.., 2]`` in a dtype of 16 or 8 bits: bits `place` (below 8) and 16 + place of each word ``[..]``."""
+    if dtype == tl.int8:
+        pairs = (words >> place) & 0x10001
+    else:  # the lowest bit of 1.0 in these dtypes is bit 7, or 10: one multiplication moves a bit there and fills the rest
+        one: tl.constexpr = 0x3F80 if dtype == tl.bfloat16 else 0x3C00
+        pairs = (words & (0x10001 << place)) * (one >> place)
+    pairs = tl.join(pairs, pairs >> 16)
+    return pairs.to(tl.int8) if dtype == tl.int8 else pairs.to(tl.int16).to(dtype, bitcast=True)
+
+
+@triton.jit
+def decode_pairs(words, dtype: tl.constexpr):
+    """`decode` for an operand of the matrix units, in a dtype of 16 or 8 bits.
+
+    Two neighbours of 16 bits lie in one register and are made there at once, by a mask and a multiplication, once their bits
+    lie 16 apart. Joins, unlike broadcasts, also keep Triton from staging the result in shared memory.
+    """
+    gathered = _gather_pairs(words, words >> 1)
+    halves = gathered[:, :, :, None] >> (8 * tl.arange(0, 2))[None, None, None, :]
+    pairs = _pairs(halves[:, :, :, :, None], (2 * tl.arange(0, 4))[None, None, None, None, :], dtype)
+    return tl.reshape(pairs, (words.shape[0], words.shape[1] * 32))
+
+
+@triton.jit
+def decode_row_pairs(even, odd, dtype: tl.constexpr):
+    """As `decode_pairs`, a transposed matrix ``[32·N, 2·K]`` from words ``[N, K]`` of its even and its odd columns."""
+    gathered = tl.permute(_gather_pairs(even, odd), (0, 2, 1))
+    halves = gathered[:, :, None, :] >> (8 * tl.arange(0, 2))[None, None, :, None]
+    pairs = _pairs(halves[:, :, :, None, :], tl.arange(0, 8)[None, None, None, :, None], dtype)
+    return tl.reshape(pairs, (even.shape[0] * 32, even.shape[1] * 2))
+
+
+@triton.jit
 def encode(bits):
     """Words ``[N]`` from bits (int1) ``[N, 32]``: the terms have no bit in common, so their sum is their union."""
     return tl.sum(bits.to(tl.int32) << tl.arange(0, 32)[None, :], axis=1)

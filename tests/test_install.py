@@ -38,7 +38,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_is_in_the_wheel(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    assert {"fastbin/py.typed", "fastbin/_cpu.pyi", "fastbin/ops.py", "fastbin/kernels/bit_linear.py"} <= set(names)
+    assert {"fastbin/py.typed", "fastbin/_cpu.pyi", "fastbin/ops.py"} <= set(names)
+    assert {"fastbin/kernels/bit_linear.py", "fastbin/kernels/configs.json"} <= set(names)
     assert f"fastbin/_cpu{sysconfig.get_config_var('EXT_SUFFIX')}" in names
     top = {name.split("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"fastbin"}, (

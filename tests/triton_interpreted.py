@@ -8,7 +8,7 @@ import triton.language as tl
 from triton.runtime.interpreter import InterpreterBuilder
 
 from fastbin import reference
-from fastbin.kernels import bit_linear, bit_matmul, bits, mask_grad_update, mask_update
+from fastbin.kernels import bit_linear, bit_matmul, bits, configs, mask_grad_update, mask_update
 from fastbin.rules import SGD, Adam, Bop
 
 SIZES = (0, 1, 31, 32, 33, 63, 64, 65)
@@ -140,6 +140,37 @@ def test_products_of_reals(dtype):
     assert ((y - truth).abs() <= 300 * 2**-24 * magnitude + ulp * truth.abs()).all()
 
 
+@pytest.mark.parametrize("dtype", [*FLOATS, torch.int8])
+@pytest.mark.parametrize("lead", [(), (2,)])
+def test_products_with_the_inner_dimension_split(dtype, lead):
+    """So few tiles that partial sums are added by a second kernel; sums of about 50 ones are exact in all dtypes."""
+    config = configs.find("bit_linear", dtype, 5, torch.device("cpu"))
+    assert bit_linear.split_inner(2500, 2, config) < 2500
+    low = -128 if dtype == torch.int8 else 0  # then sums reach 160000
+    x = (torch.rand(*lead, 5, 2500) < 0.04).to(dtype) + low
+    words, other = random_words(*lead, 33, 2500), random_words(*lead, 2500, 33)
+    assert torch.equal(bit_linear.bit_linear(x, words), reference.bit_linear(x, words))
+    assert torch.equal(bit_linear.bit_linear_t(x, other, 33), reference.bit_linear_t(x, other, 33))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+def test_products_of_many_tiles(dtype):
+    """More tiles of outputs than run together in one group, and a last group that is not full."""
+    words, other = random_words(1300, 70), random_words(70, 1300)
+    x = values(300, 70, dtype=dtype)
+    assert torch.equal(bit_linear.bit_linear(x, words), reference.bit_linear(x, words))
+    assert torch.equal(bit_linear.bit_linear_t(x, other, 1300), reference.bit_linear_t(x, other, 1300))
+
+
+def test_float32_products_keep_every_bit():
+    """Selections of one number each: all 24 bits, and any exponent, come through the three parts of a float32."""
+    x = torch.randn(40, 64) * 10.0 ** torch.randint(-30, 38, (40, 64)).float()
+    x[0, :4] = torch.tensor([3.4028234663852886e38, -3.4028234663852886e38, 1.1754943508222875e-30, -0.0])
+    words = reference.pack(torch.eye(64), None)
+    assert torch.equal(bit_linear.bit_linear(x, words), x)
+    assert torch.equal(bit_linear.bit_linear_t(x, words, 64), x)
+
+
 @pytest.mark.parametrize(("rows", "cols"), SHAPES)
 @pytest.mark.parametrize("lead", POPULATIONS)
 def test_bit_matmul(rows, cols, lead):
@@ -224,16 +255,30 @@ def test_mask_update_of_extreme_gradients_and_scores(scale):
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 @pytest.mark.parametrize("kind", ["bits", "real"])
 @pytest.mark.parametrize(("lead", "batch", "rows", "cols"), [((), 40, 33, 70), ((3,), 5, 3, 33), ((), 0, 3, 33)])
-def test_mask_grad_update_equals_the_reference_where_sums_are_exact(rule, kind, lead, batch, rows, cols):
+@pytest.mark.parametrize("fused", [True, False])
+def test_mask_grad_update_equals_the_reference_where_sums_are_exact(
+    rule, kind, lead, batch, rows, cols, fused, monkeypatch
+):
+    monkeypatch.setattr(mask_grad_update, "fused_pays", lambda *_: fused)
     problem = Problem(rule, lead, rows, cols, step=2)
     gy = values(*lead, batch, rows, dtype=torch.float32) / 64
     x = random_words(*lead, batch, cols) if kind == "bits" else values(*lead, batch, cols, dtype=torch.float32)
     problem.compare(mask_grad_update.mask_grad_update_, reference.mask_grad_update_, gy, x)
 
 
+def test_fusing_pays_for_small_batches():
+    pays = mask_grad_update.fused_pays
+    for dtype in FLOATS:
+        assert pays(1, 4096, 4096, dtype) and not pays(10**5, 4096, 4096, dtype)
+    assert pays(512, 4096, 4096, torch.bfloat16) and not pays(512, 4096, 4096, torch.float32)
+    assert pays(800, 4096, 4096, torch.float16) and not pays(800, 1024, 1024, torch.float16)
+
+
 @pytest.mark.parametrize("gy_dtype", FLOATS)
 @pytest.mark.parametrize("x_dtype", [*FLOATS, torch.int32])
-def test_mask_grad_update_by_dtype(gy_dtype, x_dtype):
+@pytest.mark.parametrize("fused", [True, False])
+def test_mask_grad_update_by_dtype(gy_dtype, x_dtype, fused, monkeypatch):
+    monkeypatch.setattr(mask_grad_update, "fused_pays", lambda *_: fused)
     problem = Problem(Adam(), (), 65, 66, step=2)
     gy = values(33, 65, dtype=gy_dtype) / 64
     x = random_words(33, 66) if x_dtype == torch.int32 else values(33, 66, dtype=x_dtype)

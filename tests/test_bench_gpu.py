@@ -1,0 +1,213 @@
+"""`python -m bench gpu` and `tune` as far as they go without a GPU: on CPU kernels, with a timer that is no clock."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import gpu, gpu_cases, gpu_checks, gpu_steps, gpu_timing, gpu_tune
+from fastbin import library
+
+ROOT = Path(__file__).parent.parent
+
+
+class Script:
+    """A timer whose answers are given beforehand; it makes each call once."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.asked = []
+
+    def seconds(self, call, *, cold):
+        call(0)
+        self.asked.append("cold" if cold else "warm")
+        return self.answers.pop(0)
+
+    def steps(self, call):
+        call(0)
+        self.asked.append("steps")
+        return self.answers.pop(0)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("command", [["bench.gpu"], ["bench", "gpu"], ["bench", "tune"]])
+def test_without_a_gpu_there_is_one_error(command):
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "needs a CUDA device" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not done.stdout
+
+
+def test_the_entry_without_extras_needs_neither_tyro_nor_rich():
+    code = "import sys; sys.modules['tyro'] = sys.modules['rich'] = None; import bench.gpu"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_kernel_of_a_device_passes_the_checks(capsys):
+    found = gpu_checks.kernels("cpu")
+    assert {kernel.op for kernel in found} == set(gpu_checks.backends.OPS)
+    assert gpu_checks.run(found, small=True) == []
+    assert "mask_grad_update_ cpp: 160 checks, 0 failures" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("op", gpu_checks.backends.OPS)
+def test_a_wrong_kernel_fails_the_checks(op):
+    (kernel,) = [k for k in gpu_checks.kernels("cpu") if k.op == op]
+
+    def wrong(*args):
+        result = kernel.function(*args)
+        return ~result if result.dtype == torch.bool else result + 1
+
+    failures = gpu_checks.run([gpu_checks.Kernel(op, "wrong", wrong, "cpu")], small=True)
+    assert len(failures) >= 8 and all(f"{op} wrong, " in line for line in failures)
+
+
+def test_a_kernel_that_raises_fails_the_checks():
+    def broken(*args):
+        raise RuntimeError("launch failed")
+
+    failures = gpu_checks.run([gpu_checks.Kernel("popcount", "broken", broken, "cpu")], small=True)
+    assert all("launch failed" in line for line in failures) and len(failures) == 8
+
+
+def test_failures_mean_no_timings(monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "require_gpu", lambda: "a card")
+    monkeypatch.setattr(gpu_checks, "kernels", lambda device: [])
+    monkeypatch.setattr(gpu_checks, "run", lambda found: ["bit_linear triton, 1 x 1 x 1: differs"])
+    monkeypatch.setattr(gpu, "EventTimer", None)
+    assert gpu.check_and_time(None, False) == 1
+    assert "bit_linear triton, 1 x 1 x 1: differs" in capsys.readouterr().out
+
+
+SMALL_CASES = {
+    "bit_linear": lambda kernels: gpu_cases.product(kernels, 1, 64, torch.bfloat16, 12.0, goal_share=0.75),
+    "bit_linear int8": lambda kernels: gpu_cases.product(kernels, 32, 64, torch.int8, 1.6),
+    "bit_matmul": lambda kernels: gpu_cases.bit_matmul(kernels, 64, 6e15),
+    "update": lambda kernels: gpu_cases.update(kernels, 64),
+    "population": lambda kernels: gpu_cases.population("cpu", 3, (64, 32, 10), 8),
+}
+
+
+@pytest.mark.parametrize("name", SMALL_CASES)
+def test_cases_run_and_give_rows(name):
+    case = SMALL_CASES[name](gpu_checks.kernels("cpu"))
+    calls = len(case.ours) + len(case.peers)
+    timer = Script(*[2.0] * 2 * calls)
+    rows = gpu.time_case(case, timer, gpu_timing.Limits(1e12, 1e15))
+    assert len(rows) == len(case.peers) * (1 if case.steps else 2)
+    assert all(row["ratio"] == 1.0 and row["ours_us"] == 2e6 for row in rows)
+    assert timer.asked == (["steps"] * calls if case.steps else ["warm"] * calls + ["cold"] * calls)
+
+
+def test_the_peers_of_a_product_multiply_the_same_numbers():
+    case = gpu_cases.product(gpu_checks.kernels("cpu"), 32, 64, torch.int8, 1.6)
+    ours = case.ours["cpp"](1)
+    assert torch.equal(ours, case.peers["torch._int_mm"](1))
+    torch.testing.assert_close(ours.float(), case.peers["cuBLAS bf16"](1).float(), rtol=1e-2, atol=8.0)
+
+
+def test_rows_by_hand():
+    case = gpu_cases.Case(
+        "op", "1 x 1", {"triton": lambda i: i, "cpp": lambda i: i}, {"first": lambda i: i, "second": lambda i: i},
+        goal=4.0, bytes=3e6, operations=1e9, goal_share=0.75, goal_rate=1e15,
+    )  # fmt: skip
+    limits = gpu_timing.Limits(bandwidth=3e12, bf16_rate=1e15)
+    rows = gpu.time_case(case, Script(8e-6, 4e-6, 2e-6, 1e-6, 9e-6, 4e-6, 4e-6, 2e-6), limits)
+    assert [row["ratio"] for row in rows] == pytest.approx([4, 2, 8, 4, 2.25, 1, 4.5, 2])
+    assert [row["roofline"] for row in rows[::2]] == pytest.approx([0.5, 1.0, 0.25, 0.5])
+    assert [row["goal"] for row in rows] == [4.0, None] * 4
+    assert gpu.missed(rows) == ["op 1 x 1: roofline 0.5, to reach 0.75", "op 1 x 1: rate 5e+14, to reach 1e+15"]
+    lines = gpu.table(rows).splitlines()
+    assert len(lines) == 10 and len({line.count("|") for line in lines}) == 1
+    assert lines[2].startswith("| op | 1 x 1 | triton | warm | 2 | first | 8 | 4 | 4 | 0.5 |")
+
+
+def test_csv(tmp_path, monkeypatch):
+    row = dict.fromkeys(gpu.COLUMNS, 1.0) | {"cache": "cold"}
+    monkeypatch.setattr(gpu, "require_gpu", lambda: "a card")
+    monkeypatch.setattr(gpu_checks, "kernels", lambda device: [])
+    monkeypatch.setattr(gpu_checks, "packed_product", lambda: None)
+    monkeypatch.setattr(gpu, "sanitize", list)
+    monkeypatch.setattr(gpu, "EventTimer", Script)
+    monkeypatch.setattr(gpu, "measure_limits", lambda timer, device: gpu_timing.Limits(1.0, 1.0))
+    monkeypatch.setattr(gpu, "cases", lambda found: [None])
+    monkeypatch.setattr(gpu, "time_case", lambda *_: [row])
+    assert gpu.check_and_time(tmp_path / "out.csv", False) == 0
+    (read,) = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
+    assert read["ratio"] == "1.0" and read["cache"] == "cold"
+
+
+def test_limits():
+    limits = gpu_timing.measure_limits(Script(0.5, 0.25), "cpu", copy_bytes=1024, n=8)
+    assert (limits.bandwidth, limits.bf16_rate) == (4096, 4096)
+
+
+def test_choices_are_recorded_by_time(tmp_path):
+    path = tmp_path / "choices.json"
+    path.write_text(json.dumps({"note": "", "devices": {"default": {}}}))
+    gpu.record_choice(path, "card", "bit_matmul", "large", "64 x 64", {"triton": 3e-6, "cpp": 2e-6})
+    found = json.loads(path.read_text())["devices"]
+    assert found["card"]["bit_matmul"]["large"]["order"] == ["cpp", "triton"]
+    assert found["card"]["bit_matmul"]["large"]["basis"] == "measured" and found["default"] == {}
+
+
+def test_a_population_takes_the_steps_of_its_members():
+    torch.manual_seed(0)
+    together = gpu_steps.PopulationSteps("cpu", 2, (64, 40, 10), 8)
+    alone = [gpu_steps.PopulationSteps("cpu", None, (64, 40, 10), 8) for _ in range(2)]
+    for member, search in enumerate(alone):
+        search.scores = [s[member].clone() for s in together.scores]
+        search.words = [library.pack(s, 0.0) for s in search.scores]
+        search.batches = [(x[member], y[member]) for x, y in together.batches]
+    before = [w.clone() for w in together.words]
+    losses = [together.call(0), sum(search.call(0) for search in alone)]
+    torch.testing.assert_close(*losses)
+    for layer, words in enumerate(together.words):
+        mine = torch.stack([search.words[layer] for search in alone])
+        assert not torch.equal(words, before[layer])
+        assert (library.unpack(words ^ mine, 32 * mine.shape[-1], torch.float32)).mean() < 1e-3
+
+
+def test_the_dense_steps_lower_the_loss():
+    torch.manual_seed(0)
+    dense = gpu_steps.DenseSteps("cpu", (64, 96, 10), 32)
+    losses = [float(dense.call(0)) for _ in range(60)]
+    assert sum(losses[-5:]) < sum(losses[:5])
+
+
+# --------------------------------------------------------------------------------------------------------------- tuning
+
+
+def test_the_fastest_right_candidate_wins():
+    shipped = {"block_k": 32, "num_warps": 4}
+    options = [
+        shipped,
+        {"block_k": 64, "num_warps": 4},
+        {"block_k": 128, "num_warps": 4},
+        {"block_k": 16, "num_warps": 4},
+    ]
+
+    def call(config):
+        return torch.tensor([2.0 if config["block_k"] == 128 else 1.0])  # 128 gives another result
+
+    timer = Script(4.0, 3.0, 5.0)
+    assert gpu_tune.best(call, iter(options), timer, float("inf")) == (options[1], 3.0)
+    assert not timer.answers
+    assert gpu_tune.best(call, iter(options), Script(4.0), 0.0) == (shipped, 4.0)  # no time left
+
+
+def test_candidates_begin_with_what_is_shipped():
+    pytest.importorskip("triton")
+    from fastbin.kernels import configs
+
+    for kernel, dtypes in configs.table()["sm_90"].items():
+        for dtype, classes in dtypes.items() if kernel != "origin" else ():
+            for shipped in classes.values():
+                options = list(gpu_tune.candidates(kernel, dtype, shipped))
+                assert options[0] == shipped and len(options) > 4
+                assert all(option.keys() == shipped.keys() for option in options)
