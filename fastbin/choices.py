@@ -37,7 +37,7 @@ FILE = Path(__file__).parent / "choices.json"
 
 # The shape classes of each op that has more than one kernel on a GPU, and the implementations that each class has.
 # "vector": so few samples that their bit planes fit in the registers of csrc/cuda/bit_linear_vector.cu.
-SHAPE_CLASSES = {
+SHAPE_CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
     "bit_linear": {"vector": ("cpp", "triton"), "matrix": ("triton",)},
     "bit_matmul": {"small": ("cpp", "triton"), "large": ("cpp", "triton")},
 }
