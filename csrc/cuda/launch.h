@@ -56,10 +56,13 @@ inline int attribute(cudaDeviceAttr which, int device, const Shape& shape) {
   return value;
 }
 
-// Compute capability times ten: 80 on an A100, 90 on an H100.
+// Compute capability times ten, 80 on an A100 and 90 on an H100; throws below 80.
 inline int capability(int device, const Shape& shape) {
-  return 10 * attribute(cudaDevAttrComputeCapabilityMajor, device, shape) +
-         attribute(cudaDevAttrComputeCapabilityMinor, device, shape);
+  const int capable = 10 * attribute(cudaDevAttrComputeCapabilityMajor, device, shape) +
+                      attribute(cudaDevAttrComputeCapabilityMinor, device, shape);
+  if (capable >= 80) return capable;
+  throw std::runtime_error(std::string(shape.kernel) + ": device " + std::to_string(device) + " has compute capability " +
+                           std::to_string(capable / 10) + "." + std::to_string(capable % 10) + ", 8.0 is needed");
 }
 
 // One launch of `blocks` blocks, in clusters of `cluster`.
