@@ -42,7 +42,7 @@ SHAPE_CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
     "bit_matmul": {"small": ("cpp", "triton"), "large": ("cpp", "triton")},
 }
 
-VECTOR_COLUMNS = 16  # tiles of eight bit planes in the matrix-vector kernel's product
+VECTOR_TILES = 16  # of eight bit planes, what the matrix-vector kernel takes
 SMALL_OUTPUTS = 1 << 16  # below this many outputs a product cannot fill a GPU
 
 
@@ -54,7 +54,7 @@ def vector_tiles(x: Tensor) -> int:
 def shape_class(op: str, *args: Tensor) -> str:
     """The class, one of ``SHAPE_CLASSES[op]``, of a call with these tensors."""
     if op == "bit_linear":
-        return "vector" if vector_tiles(args[0]) <= VECTOR_COLUMNS else "matrix"
+        return "vector" if vector_tiles(args[0]) <= VECTOR_TILES else "matrix"
     a, b = args
     return "small" if a.shape[:-1].numel() * b.shape[-2] < SMALL_OUTPUTS else "large"
 

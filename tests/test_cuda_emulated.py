@@ -48,7 +48,7 @@ class Driver:
     program: Path
     folder: Path
 
-    def __call__(self, capability: int, op: str, kernel: str, *arguments: object, dtype: type = np.int32) -> Tensor:
+    def __call__(self, capability: int, op: str, kernel: str, *arguments: object, dtype: torch.dtype = torch.int32) -> Tensor:
         """Run `kernel`; tensors among the arguments are passed as files, and the result, a file too, is flat."""
         out = self.folder / "out.bin"
         out.unlink(missing_ok=True)
@@ -61,7 +61,7 @@ class Driver:
             else:
                 given.append(str(out) if argument == "out" else str(int(argument)))
         run(self.program, capability, op, kernel, *given)
-        return torch.from_numpy(np.fromfile(out, dtype=dtype))
+        return torch.from_numpy(np.fromfile(out, dtype=np.uint8)).view(dtype)
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +123,60 @@ def test_bit_matmul(driver: Driver, kernel: str, shape: tuple[int, ...]) -> None
         bits = driver(MATMULS[kernel], "bit_matmul", kernel, *sizes, words_a, words_b, thresholds, "out", 1, *strides)
         packed = numpy_words(expected > view)
         assert_same(bits.view(packed.shape), packed, f"bits, thresholds of strides {strides}")
+
+
+# ----------------------------------------------------------------------------------------------------------- bit_linear
+
+SCALARS = (torch.float32, torch.bfloat16, torch.float16, torch.int8)  # in the order of enum Scalar
+VECTORS = [  # population, batch, rows, columns, words by which w misses an alignment to 16 bytes
+    (1, 1, 1, 1, 0),
+    (1, 1, 70, 2048, 0),  # whole 16-byte chunks
+    (2, 3, 19, 700, 0),  # 22 words
+    (1, 4, 300, 640, 1),  # more than a block of rows
+    (1, 4, 17, 4300, 0),  # more than a panel of planes
+    (3, 2, 33, 97, 0),
+]
+
+
+def vector(driver: Driver, x: Tensor, w: Tensor, skip: int = 0) -> Tensor:
+    """``x @ wᵀ`` by the kernel, for x ``[P, B, C]`` and bool w ``[P, R, C]``."""
+    (members, batch, cols), rows = x.shape, w.shape[1]
+    dtype = torch.int32 if x.dtype == torch.int8 else x.dtype
+    sizes = (SCALARS.index(x.dtype), members, batch, rows, cols, skip)
+    y = driver(80, "bit_linear", "vector", *sizes, x, numpy_words(w), "out", dtype=dtype)
+    return y.view(members, batch, rows)
+
+
+@pytest.mark.parametrize("shape", VECTORS, ids=str)
+@pytest.mark.parametrize("dtype", SCALARS, ids=str)
+def test_bit_linear_vector(driver: Driver, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    members, batch, rows, cols, skip = shape
+    if dtype == torch.int8:
+        batch *= 4
+    x, w = values((members, batch, cols), dtype, 3), random_bits((members, rows, cols), 4)
+    assert_product(vector(driver, x, w, skip), x, w.double().mT, f"{dtype} {shape}")
+
+
+@pytest.mark.parametrize("scale", [2.0**-149, 1e-38, 1e-30, 1e30])
+def test_bit_linear_vector_at_the_ends_of_float32(driver: Driver, scale: float) -> None:
+    x = torch.randint(-50, 50, (1, 1, 700), generator=generator(5)) * scale
+    x = x.float()
+    w = random_bits((1, 20, 700), 6)
+    assert_product(vector(driver, x, w), x, w.double().mT, scale)
+
+
+def test_bit_linear_vector_of_mixed_magnitudes(driver: Driver) -> None:
+    """A chunk's largest input costs the others no more than 2^-32 of it."""
+    x = torch.randn(1, 1, 512, generator=generator(7))
+    x[..., 13] = 1000.0
+    w = random_bits((1, 40, 512), 8)
+    w[:, :20, 13] = False
+    assert_product(vector(driver, x, w), x, w.double().mT)
+
+
+def test_bit_linear_vector_lets_no_infinity_vanish(driver: Driver) -> None:
+    for odd in (torch.inf, -torch.inf, torch.nan):
+        x = torch.ones(1, 1, 600)
+        x[..., 550] = odd
+        w = torch.ones(1, 3, 600, dtype=torch.bool)
+        assert not vector(driver, x, w).isfinite().any()

@@ -5,6 +5,7 @@
 // in which nobody gets on is a deadlock and ends the program.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -113,6 +114,18 @@ inline unsigned __ballot_sync(unsigned, bool predicate) {
 }
 
 inline bool __all_sync(unsigned mask, bool predicate) { return __ballot_sync(mask, predicate) == 0xffffffffu; }
+inline float __uint_as_float(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+inline float __int_as_float(int32_t bits) { return __uint_as_float(static_cast<uint32_t>(bits)); }
+inline uint32_t __float_as_uint(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  return bits;
+}
+inline int __float2int_rn(float value) { return static_cast<int>(std::nearbyint(value)); }
 inline int __popc(unsigned word) { return __builtin_popcount(word); }
 template <typename T>
 T __ldcs(const T* address) {

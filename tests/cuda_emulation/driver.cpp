@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "cuda/bit_linear.h"
 #include "cuda/bit_matmul.h"
 
 namespace {
@@ -40,9 +41,10 @@ struct Operand {
   unsigned char* memory_;
 };
 
-void save(const std::string& path, const std::vector<int32_t>& y) {
+template <typename T>
+void save(const std::string& path, const std::vector<T>& y) {
   std::FILE* file = std::fopen(path.c_str(), "wb");
-  std::fwrite(y.data(), 4, y.size(), file);
+  std::fwrite(y.data(), sizeof(T), y.size(), file);
   std::fclose(file);
 }
 
@@ -67,6 +69,24 @@ void run_bit_matmul(const std::string& kernel, char** argument) {
   save(out, y);
 }
 
+void run_bit_linear(char** argument) {
+  const auto number = [&] { return static_cast<int64_t>(std::strtoll(*argument++, nullptr, 10)); };
+  BitLinear p{};
+  p.type = static_cast<Scalar>(number());
+  p.population = number(), p.batch = number(), p.rows = number(), p.inputs = number();
+  const auto skip = static_cast<std::size_t>(number());
+  const Operand x(*argument++, 0), w(*argument++, skip);
+  const std::string out = *argument++;
+  p.x = x.as<void>(), p.w = w.as<uint32_t>();
+  std::vector<uint32_t> workspace(static_cast<std::size_t>(p.workspace_words()), 0xa5a5a5a5u);
+  p.workspace = workspace.data();
+  const bool half = p.type == Scalar::kBFloat16 || p.type == Scalar::kFloat16;
+  std::vector<uint16_t> y(static_cast<std::size_t>(p.population * p.batch * p.rows * (half ? 1 : 2)), 0xffff);
+  p.y = y.data();
+  bit_linear_vector(p, {1, nullptr});
+  save(out, y);
+}
+
 }  // namespace
 
 int main(int count, char** argument) {
@@ -75,6 +95,7 @@ int main(int count, char** argument) {
     emulated_capability = std::atoi(argument[1]);
     const std::string op = argument[2], kernel = argument[3];
     if (op == "bit_matmul") run_bit_matmul(kernel, argument + 4);
+    if (op == "bit_linear") run_bit_linear(argument + 4);
     if (emulated_device != 0) throw std::runtime_error("the current device was not given back");
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
