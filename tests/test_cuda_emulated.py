@@ -81,7 +81,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Driver:
 
 # ----------------------------------------------------------------------------------------------------------- bit_matmul
 
-MATMULS = {"bmma": 80, "popc": 100}  # kernel: a compute capability it serves
+MATMULS = {"bmma": 80, "popc": 100, "wgmma": 90}  # kernel: a compute capability it serves
 SHAPES = [  # population, rows of a, rows of b, columns, words by which the operands miss an alignment to 16 bytes
     (1, 1, 1, 1, 0),
     (1, 130, 129, 1000, 0),  # beyond a tile each way; 32 words: whole chunks, and a stage that ends in the middle
@@ -97,8 +97,18 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return (a.double() @ b.double().mT).to(torch.int32)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("kernel", MATMULS)
+WGMMA_SHAPES = [  # rows are whole 16-byte chunks
+    (1, 1, 1, 128, 0),
+    (2, 100, 200, 700 + 64, 0),  # a block of the cluster without rows
+    (1, 300, 270, 6000, 0),  # beyond a tile each way, and the stages more than once around
+]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "shape"),
+    [(k, s) for k in ("bmma", "popc") for s in SHAPES] + [("wgmma", s) for s in WGMMA_SHAPES],
+    ids=str,
+)
 def test_bit_matmul(driver: Driver, kernel: str, shape: tuple[int, ...]) -> None:
     members, rows_a, rows_b, cols, skip = shape
     a, b = random_bits((members, rows_a, cols), 1, 0.6), random_bits((members, rows_b, cols), 2, 0.6)

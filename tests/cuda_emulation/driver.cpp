@@ -66,6 +66,10 @@ void run_bit_matmul(const std::string& kernel, char** argument) {
   if (kernel == "auto") bit_matmul(p, queue);
   if (kernel == "bmma") bit_matmul_bmma(p, queue);
   if (kernel == "popc") bit_matmul_popc(p, queue);
+  if (kernel == "wgmma") {
+    if (!wgmma_fits(p)) throw std::runtime_error("wgmma does not fit");
+    bit_matmul_wgmma(p, queue);
+  }
   save(out, y);
 }
 
