@@ -1,5 +1,5 @@
-// fastbin._cuda: the CUDA kernels for Python. Addresses, sizes, a device's index and a stream's handle in, no logic: shapes,
-// dtypes and devices have been checked by fastbin/ops.py and fastbin/cuda.py. Every call releases the GIL.
+// fastbin._cuda: the CUDA kernels for Python. Addresses, sizes, a device's index and a stream's handle in, no logic:
+// shapes, dtypes and devices have been checked by fastbin/ops.py and fastbin/cuda.py. Every call releases the GIL.
 #include <pybind11/pybind11.h>
 
 #include <cstdint>

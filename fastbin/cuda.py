@@ -43,7 +43,7 @@ def _members(t: Tensor) -> int:
     return t.shape[0] if t.dim() == 3 else 1
 
 
-def _bit_matmul(a: Tensor, b: Tensor, y: Tensor, thresholds: Tensor | None, strides: tuple[int, ...]) -> Tensor:
+def _bit_matmul(a: Tensor, b: Tensor, y: Tensor, thresholds: Tensor | None, strides: tuple[int, int, int]) -> Tensor:
     queue = _queue(a, b) if thresholds is None else _queue(a, b, thresholds)
     if y.numel():
         address = 0 if thresholds is None else thresholds.data_ptr()
@@ -69,9 +69,9 @@ def bit_matmul_packed(a: Tensor, b: Tensor, thresholds: Tensor) -> Tensor:
     a, b = a.contiguous(), b.contiguous()
     if thresholds.dtype != torch.int32:
         raise TypeError(f"thresholds must be int32, got {thresholds.dtype}")
-    strides = thresholds.expand(*a.shape[:-1], b.shape[-2]).stride()
+    member, row, column = (0, *thresholds.expand(*a.shape[:-1], b.shape[-2]).stride())[-3:]
     y = a.new_empty((*a.shape[:-1], words_for(b.shape[-2])))
-    return _bit_matmul(a, b, y, thresholds, (0, *strides)[-3:])
+    return _bit_matmul(a, b, y, thresholds, (member, row, column))
 
 
 def bit_linear(x: Tensor, words: Tensor) -> Tensor:
@@ -94,7 +94,5 @@ def bit_linear(x: Tensor, words: Tensor) -> Tensor:
     if y.numel():
         sizes = (_members(x), x.shape[-2], words.shape[-2], x.shape[-1], _SCALARS[x.dtype])
         workspace = words.new_empty(_cuda.bit_linear_workspace(*sizes))
-        _cuda.bit_linear_vector(
-            x.data_ptr(), words.data_ptr(), y.data_ptr(), workspace.data_ptr(), *sizes, *queue
-        )
+        _cuda.bit_linear_vector(x.data_ptr(), words.data_ptr(), y.data_ptr(), workspace.data_ptr(), *sizes, *queue)
     return y

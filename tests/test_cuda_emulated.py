@@ -25,7 +25,7 @@ from fastbin import reference
 HERE = Path(__file__).parent
 SOURCES = [*sorted((HERE.parent / "csrc" / "cuda").glob("*.cu")), *sorted((HERE / "cuda_emulation").glob("*.cpp"))]
 FLAGS = [
-    "-std=c++17", "-O1", "-g", "-mf16c", "-Wall", "-Wextra", "-Wshadow", "-Werror", "-Wno-unknown-pragmas",
+    "-std=c++17", "-O2", "-g", "-mf16c", "-Wall", "-Wextra", "-Wshadow", "-Werror", "-Wno-unknown-pragmas",
     "-fsanitize=address,undefined", "-fno-sanitize-recover=all",
     f"-I{HERE / 'cuda_emulation'}", f"-I{HERE.parent / 'csrc'}",
 ]  # fmt: skip
@@ -48,7 +48,9 @@ class Driver:
     program: Path
     folder: Path
 
-    def __call__(self, capability: int, op: str, kernel: str, *arguments: object, dtype: torch.dtype = torch.int32) -> Tensor:
+    def __call__(
+        self, capability: int, op: str, kernel: str, *arguments: object, dtype: torch.dtype = torch.int32
+    ) -> Tensor:
         """Run `kernel`; tensors among the arguments are passed as files, and the result, a file too, is flat."""
         out = self.folder / "out.bin"
         out.unlink(missing_ok=True)

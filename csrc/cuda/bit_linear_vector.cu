@@ -1,17 +1,18 @@
 // bit_linear for a few samples at the speed of memory, by the binary tensor cores; compute capability 8.0 to 9.0.
 //
 // An H100 reads 3.35 TB/s, which is 14.5 bytes or 116 bits of w a cycle and multiprocessor (132 at 1.75 GHz). Adding x
-// under a mask would be two instructions an edge of the 128 a cycle there are; a byte's sum looked up in shared memory is
-// one for eight edges, but 32 random addresses hit a bank 3.5 times; decoding bits to bfloat16 for the tensor cores is two
-// operations for two edges on units that do 64 a cycle. So w stays as it is and x becomes bits instead: a value is a
-// 32-bit integer in units of its chunk's scale, 32 bit planes, and a plane's product with w is AND and popcount. A tile of
-// eight planes against 16 rows and 256 inputs is one instruction, so a sample costs four for 4096 edges. At 16384 bit
-// products a cycle (A100) that is 512 edges a cycle with one sample, 128 with four: memory is the limit up to there.
+// under a mask would be two instructions an edge of the 128 a cycle there are; a byte's sum looked up in shared memory
+// is one for eight edges, but 32 random addresses hit a bank 3.5 times; decoding bits to bfloat16 for the tensor cores
+// is two operations for two edges on units that do 64 a cycle. So w stays as it is and x becomes bits instead: a value
+// is a 32-bit integer in units of its chunk's scale, 32 bit planes, and a plane's product with w is AND and popcount. A
+// tile of eight planes against 16 rows and 256 inputs is one instruction, so a sample costs four for 4096 edges. At
+// 16384 bit products a cycle (A100) that is 512 edges a cycle with one sample, 128 with four: memory is the limit up to
+// there.
 //
-// The integers are two's complement: plane p weighs 2^p, plane 31 -2^31. A chunk of 512 inputs has its own scale, the power
-// of two 2^e just above its largest value, in units of 2^(e - 31): the error of an input is at most 2^-32 of its chunk's
-// largest. Counts add up exactly; only chunks are summed in float32, in a fixed order. int8 has eight planes and no scale,
-// and is exact.
+// The integers are two's complement: plane p weighs 2^p, plane 31 -2^31. A chunk of 512 inputs has its own scale, the
+// power of two 2^e just above its largest value, in units of 2^(e - 31): the error of an input is at most 2^-32 of its
+// chunk's largest. Counts add up exactly; only chunks are summed in float32, in a fixed order. int8 has eight planes
+// and no scale, and is exact.
 #include <type_traits>
 
 #include "cuda/bit_linear.h"
@@ -124,10 +125,11 @@ __device__ __forceinline__ void store(const BitLinear& p, int64_t at, int32_t va
   static_cast<int32_t*>(p.y)[at] = value;
 }
 
-// Sum is float, or int32_t for int8. kTiles: tiles of eight bit planes, of all samples; those past the batch are skipped.
-// kVector: rows of w are whole 16-byte chunks and start on 16 bytes.
+// Sum is float, or int32_t for int8. kTiles: tiles of eight bit planes, of all samples; those past the batch are
+// skipped. kVector: rows of w are whole 16-byte chunks and start on 16 bytes.
 template <typename Sum, int kTiles, bool kVector>
-__global__ void __launch_bounds__(kThreads, kTiles <= 4 ? 3 : 1) bit_linear_vector_kernel(const BitLinear p, const Cut cut) {
+__global__ void __launch_bounds__(kThreads, kTiles <= 4 ? 2 : 1)
+    bit_linear_vector_kernel(const BitLinear p, const Cut cut) {
   constexpr bool kExact = std::is_same_v<Sum, int32_t>;
   constexpr int kSamples = kExact ? kTiles : kTiles / 4;
   __shared__ Sum partial[kWarps][kSamples][16];
@@ -144,8 +146,8 @@ __global__ void __launch_bounds__(kThreads, kTiles <= 4 ? 3 : 1) bit_linear_vect
   uint32_t* panel = dynamic_shared();
   const int64_t chunk_words = p.columns() * kChunkWords;
 
-  // Lane (g, q) of a fragment takes words 4 q .. 4 q + 3 of rows g and g + 8, two of them for each of two products: which
-  // bits meet does not matter as long as the planes, whose fragments are their words in order, do it likewise.
+  // Lane (g, q) of a fragment takes words 4 q .. 4 q + 3 of rows g and g + 8, two of them for each of two products:
+  // which bits meet does not matter as long as the planes, whose fragments are their words in order, do it likewise.
   const auto load = [&](int64_t chunk, uint4(&out)[2]) {
     const int64_t first = chunk * kChunkWords + 4 * q;
     const uint4 none = make_uint4(0, 0, 0, 0);
@@ -159,8 +161,8 @@ __global__ void __launch_bounds__(kThreads, kTiles <= 4 ? 3 : 1) bit_linear_vect
 #pragma unroll
   for (int i = 0; i < kAhead; ++i) load(split + i * cut.splits, ahead[i]);
 
-  // A warp's chunks are split, split + splits, ... A panel is a whole number of rounds of kAhead of them, so that what was
-  // loaded ahead at its end is what the next one begins with.
+  // A warp's chunks are split, split + splits, ... A panel is a whole number of rounds of kAhead of them, so that what
+  // was loaded ahead at its end is what the next one begins with.
   for (int64_t first_chunk = 0; first_chunk < chunks; first_chunk += cut.panel_chunks) {
     const int64_t left = chunks - first_chunk;
     const int64_t count = left < cut.panel_chunks ? left : cut.panel_chunks;
@@ -265,8 +267,9 @@ void run(const BitLinear& p, const Queue& queue, const Shape& shape) {
 
   const bool vector = p.words() % 4 == 0 && reinterpret_cast<uintptr_t>(p.w) % 16 == 0;
   const bool few = p.columns() <= 32;
-  const auto kernel = few ? (vector ? bit_linear_vector_kernel<Sum, 4, true> : bit_linear_vector_kernel<Sum, 4, false>)
-                          : (vector ? bit_linear_vector_kernel<Sum, 16, true> : bit_linear_vector_kernel<Sum, 16, false>);
+  const auto kernel =
+      few ? (vector ? bit_linear_vector_kernel<Sum, 4, true> : bit_linear_vector_kernel<Sum, 4, false>)
+          : (vector ? bit_linear_vector_kernel<Sum, 16, true> : bit_linear_vector_kernel<Sum, 16, false>);
   launch(shape, kernel, p.population * cut.row_blocks, kThreads, sizeof(uint32_t) * kPanelWords, 1, queue, p, cut);
 }
 
@@ -280,10 +283,14 @@ void bit_linear_vector(const BitLinear& p, const Queue& queue) {
                              " has no binary tensor cores; FASTBIN_CUDA_IMPL=triton runs bit_linear there");
   }
   switch (p.type) {
-    case Scalar::kFloat32: return run<Scalar::kFloat32>(p, queue, shape);
-    case Scalar::kBFloat16: return run<Scalar::kBFloat16>(p, queue, shape);
-    case Scalar::kFloat16: return run<Scalar::kFloat16>(p, queue, shape);
-    case Scalar::kInt8: return run<Scalar::kInt8>(p, queue, shape);
+    case Scalar::kFloat32:
+      return run<Scalar::kFloat32>(p, queue, shape);
+    case Scalar::kBFloat16:
+      return run<Scalar::kBFloat16>(p, queue, shape);
+    case Scalar::kFloat16:
+      return run<Scalar::kFloat16>(p, queue, shape);
+    case Scalar::kInt8:
+      return run<Scalar::kInt8>(p, queue, shape);
   }
 }
 

@@ -1,6 +1,5 @@
 // The choice of bit_matmul's kernel.
 #include "cuda/bit_matmul.h"
-
 #include "cuda/tile.h"
 
 namespace fastbin::cuda {

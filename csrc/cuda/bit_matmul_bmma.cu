@@ -1,7 +1,7 @@
 // bit_matmul by mma.sync.m16n8k256 b1 (BMMA), compute capability 8.0 to 9.0.
 //
-// A block of four warps makes 128 x 128 outputs, a warp 64 x 64 of them. A stage holds 512 bits of 128 rows of a and of b:
-// 16 KiB, and four stages 64 KiB, so that two blocks fit a multiprocessor with 164 KiB, and one that with 100 KiB of
+// A block of four warps makes 128 x 128 outputs, a warp 64 x 64 of them. A stage holds 512 bits of 128 rows of a and of
+// b: 16 KiB, and four stages 64 KiB, so that two blocks fit a multiprocessor with 164 KiB, and one that with 100 KiB of
 // compute capability 8.6. A stage is 64 products a warp for 16 ldmatrix. On an A100 a product takes a multiprocessor 2
 // cycles (16384 bit products a cycle), so a stage of 256 products takes 512; shared memory serves 64 ldmatrix of 512
 // bytes and 16 KiB of copies at 128 bytes a cycle in 384.
@@ -17,8 +17,8 @@ constexpr int kStages = 4;
 constexpr int kOperandWords = kTile * kStageWords;
 constexpr std::size_t kSharedBytes = sizeof(uint32_t) * kStages * 2 * kOperandWords;
 
-// Where 16-byte chunk `chunk` of row `row` lies in a stage, in words. A row is 64 bytes, half of the 32 banks: the chunks
-// of eight rows on end, which ldmatrix reads at a time, fall on different banks.
+// Where 16-byte chunk `chunk` of row `row` lies in a stage, in words. A row is 64 bytes, half of the 32 banks: the
+// chunks of eight rows on end, which ldmatrix reads at a time, fall on different banks.
 __device__ __forceinline__ int place(int row, int chunk) { return row * kStageWords + (chunk ^ (row / 2 % 4)) * 4; }
 
 // Starts the copy of a stage of one operand: rows first_row .. + 127, words first_word .. + 15, zeros outside.
@@ -100,9 +100,10 @@ void bit_matmul_bmma(const BitMatmul& p, const Queue& queue) {
   const Shape shape = p.shape("bit_matmul_bmma");
   const DeviceGuard guard(queue.device, shape);
   const int64_t blocks = p.population * ceil_div(p.rows_a, kTile) * ceil_div(p.rows_b, kTile);
-  const bool vector = p.words % 4 == 0 && (reinterpret_cast<uintptr_t>(p.a) | reinterpret_cast<uintptr_t>(p.b)) % 16 == 0;
-  launch(shape, vector ? bit_matmul_bmma_kernel<true> : bit_matmul_bmma_kernel<false>, blocks, kThreads, kSharedBytes, 1,
-         queue, p);
+  const bool vector =
+      p.words % 4 == 0 && (reinterpret_cast<uintptr_t>(p.a) | reinterpret_cast<uintptr_t>(p.b)) % 16 == 0;
+  launch(shape, vector ? bit_matmul_bmma_kernel<true> : bit_matmul_bmma_kernel<false>, blocks, kThreads, kSharedBytes,
+         1, queue, p);
 }
 
 }  // namespace fastbin::cuda

@@ -1,4 +1,5 @@
-// bit_matmul by the popcount of CUDA cores, for devices whose tensor cores have no b1: compute capability 10.0 and later.
+// bit_matmul by the popcount of CUDA cores, for devices whose tensor cores have no b1: compute capability 10.0 and
+// later.
 //
 // A block makes 64 x 64 outputs; warp w takes rows 8 w .. 8 w + 7, lane l columns l and l + 32, so that a ballot is a
 // word of the packed output. A word of both operands costs a warp 10 loads from shared memory and 16 popcounts, and a
@@ -10,7 +11,7 @@ namespace {
 
 constexpr int kTile = 64;
 constexpr int kThreads = 256;
-constexpr int kWords = 32;         // of a row in a step
+constexpr int kWords = 32;          // of a row in a step
 constexpr int kPitch = kWords + 1;  // lanes read a column of words: an odd pitch spreads them over the banks
 
 __device__ __forceinline__ void load_step(uint32_t (&step)[kTile][kPitch], const uint32_t* matrix, int64_t first_row,

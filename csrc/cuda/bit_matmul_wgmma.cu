@@ -1,10 +1,11 @@
 // bit_matmul by wgmma.m64n256k256 b1 (BGMMA), compute capability 9.0.
 //
-// A cluster of two blocks makes 256 x 256 outputs, a block 128 x 256 and each of its two consumer warpgroups 64 x 256, whose
-// counts are 128 registers a thread. A stage holds 1024 bits of 128 rows of a and 256 of b, 48 KiB; four stages fill 192 KiB.
-// A ninth warp keeps the stages full by the copy engine: its own rows of a, and half of b's rows for both blocks. If b1 is
-// as many bytes a cycle as int8 (128 cycles a wgmma), a stage takes 1024 cycles, in which a block fetches 32 KiB from L2:
-// 32 bytes a cycle where an H100's L2 gives a multiprocessor some 24, and 48 without the sharing.
+// A cluster of two blocks makes 256 x 256 outputs, a block 128 x 256 and each of its two consumer warpgroups 64 x 256,
+// whose counts are 128 registers a thread. A stage holds 1024 bits of 128 rows of a and 256 of b, 48 KiB; four stages
+// fill 192 KiB. A ninth warp keeps the stages full by the copy engine: its own rows of a, and half of b's rows for both
+// blocks. If b1 is as many bytes a cycle as int8 (128 cycles a wgmma), a stage takes 1024 cycles, in which a block
+// fetches 32 KiB from L2: 32 bytes a cycle where an H100's L2 gives a multiprocessor some 24, and 48 without the
+// sharing.
 #include "cuda/ptx_hopper.h"
 #include "cuda/tile.h"
 
@@ -23,10 +24,10 @@ constexpr int kWordsB = kRowsB * kStageWords;
 constexpr unsigned kStageBytes = 4 * (kWordsA + kWordsB);
 constexpr std::size_t kSharedBytes = std::size_t{kStages} * (kStageBytes + 2 * sizeof(uint64_t));
 
-// The descriptor of a matrix in shared memory, rows of 128 bytes in the 128-byte swizzle: address / 16 in bits 0..13, the
-// 1024 bytes / 16 from one eight rows to the next in bits 32..45, and 1 for the swizzle in bits 62..63. Bits 16..29 have no
-// meaning for it. 32 bytes, the next 256 bits of each row, are 2 more in the address.
-__device__ __forceinline__ uint64_t descriptor(const uint32_t* shared) {
+// The descriptor of a matrix in shared memory, rows of 128 bytes in the 128-byte swizzle: address / 16 in bits 0..13,
+// the 1024 bytes / 16 from one eight rows to the next in bits 32..45, and 1 for the swizzle in bits 62..63. Bits 16..29
+// have no meaning for it. 32 bytes, the next 256 bits of each row, are 2 more in the address.
+[[maybe_unused]] __device__ __forceinline__ uint64_t descriptor(const uint32_t* shared) {
   return uint64_t{1} << 62 | uint64_t{1024 / 16} << 32 | uint64_t{1} << 16 | (shared_address(shared) & 0x3ffffu) / 16;
 }
 
@@ -45,8 +46,8 @@ __global__ void __launch_bounds__(kThreads, 1)
 
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < kStages; ++stage) {
-      barrier_init(full + stage, 1);                // the producer; the rest are bytes
-      barrier_init(empty + stage, 2 * kCluster);    // the consumer warpgroups of all blocks that it is copied to with
+      barrier_init(full + stage, 1);              // the producer; the rest are bytes
+      barrier_init(empty + stage, 2 * kCluster);  // the consumer warpgroups of all blocks that it is copied to with
     }
     barrier_init_done();
   }

@@ -61,8 +61,9 @@ inline int capability(int device, const Shape& shape) {
   const int capable = 10 * attribute(cudaDevAttrComputeCapabilityMajor, device, shape) +
                       attribute(cudaDevAttrComputeCapabilityMinor, device, shape);
   if (capable >= 80) return capable;
-  throw std::runtime_error(std::string(shape.kernel) + ": device " + std::to_string(device) + " has compute capability " +
-                           std::to_string(capable / 10) + "." + std::to_string(capable % 10) + ", 8.0 is needed");
+  throw std::runtime_error(std::string(shape.kernel) + ": device " + std::to_string(device) +
+                           " has compute capability " + std::to_string(capable / 10) + "." +
+                           std::to_string(capable % 10) + ", 8.0 is needed");
 }
 
 // One launch of `blocks` blocks, in clusters of `cluster`.

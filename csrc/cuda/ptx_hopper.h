@@ -64,8 +64,8 @@ __device__ __forceinline__ void barrier_wait(uint64_t* barrier, unsigned parity)
 
 // ------------------------------------------------------------------------------------------------------------- copies
 
-// Starts the copy of the box at (word, row, member) to `shared`, on 1024 bytes, in every block of the cluster whose bit in
-// `blocks` is set; its bytes arrive at the barrier that lies at the place of `barrier` in each of them.
+// Starts the copy of the box at (word, row, member) to `shared`, on 1024 bytes, in every block of the cluster whose bit
+// in `blocks` is set; its bytes arrive at the barrier that lies at the place of `barrier` in each of them.
 __device__ __forceinline__ void copy_box(uint32_t* shared, const TensorMap& map, int word, int row, int member,
                                          uint64_t* barrier, uint16_t blocks) {
   asm volatile(
@@ -88,8 +88,8 @@ __device__ __forceinline__ void wait_products() {
 }
 
 // d = (accumulate ? d : 0) + popcount(a AND b) over 256 bits, for 64 rows of a and 256 of b in shared memory, by their
-// descriptors. Warp w of the warpgroup has rows 16 w .. 16 w + 15; in them d[t] is what and_popcount_mma has for columns
-// 8 t .. 8 t + 7. Asynchronous: d is there after wait_products.
+// descriptors. Warp w of the warpgroup has rows 16 w .. 16 w + 15; in them d[t] is what and_popcount_mma has for
+// columns 8 t .. 8 t + 7. Asynchronous: d is there after wait_products.
 __device__ __forceinline__ void and_popcount_wgmma(int32_t (&d)[32][4], uint64_t a, uint64_t b, bool accumulate) {
 #define FASTBIN_FOUR(t) "+r"(d[t][0]), "+r"(d[t][1]), "+r"(d[t][2]), "+r"(d[t][3])
   asm volatile(
@@ -104,14 +104,12 @@ __device__ __forceinline__ void and_popcount_wgmma(int32_t (&d)[32][4], uint64_t
       "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
       "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
       "%128, %129, accumulate;\n\t}"
-      : FASTBIN_FOUR(0), FASTBIN_FOUR(1), FASTBIN_FOUR(2), FASTBIN_FOUR(3),
-        FASTBIN_FOUR(4), FASTBIN_FOUR(5), FASTBIN_FOUR(6), FASTBIN_FOUR(7),
-        FASTBIN_FOUR(8), FASTBIN_FOUR(9), FASTBIN_FOUR(10), FASTBIN_FOUR(11),
-        FASTBIN_FOUR(12), FASTBIN_FOUR(13), FASTBIN_FOUR(14), FASTBIN_FOUR(15),
-        FASTBIN_FOUR(16), FASTBIN_FOUR(17), FASTBIN_FOUR(18), FASTBIN_FOUR(19),
-        FASTBIN_FOUR(20), FASTBIN_FOUR(21), FASTBIN_FOUR(22), FASTBIN_FOUR(23),
-        FASTBIN_FOUR(24), FASTBIN_FOUR(25), FASTBIN_FOUR(26), FASTBIN_FOUR(27),
-        FASTBIN_FOUR(28), FASTBIN_FOUR(29), FASTBIN_FOUR(30), FASTBIN_FOUR(31)
+      : FASTBIN_FOUR(0), FASTBIN_FOUR(1), FASTBIN_FOUR(2), FASTBIN_FOUR(3), FASTBIN_FOUR(4), FASTBIN_FOUR(5),
+        FASTBIN_FOUR(6), FASTBIN_FOUR(7), FASTBIN_FOUR(8), FASTBIN_FOUR(9), FASTBIN_FOUR(10), FASTBIN_FOUR(11),
+        FASTBIN_FOUR(12), FASTBIN_FOUR(13), FASTBIN_FOUR(14), FASTBIN_FOUR(15), FASTBIN_FOUR(16), FASTBIN_FOUR(17),
+        FASTBIN_FOUR(18), FASTBIN_FOUR(19), FASTBIN_FOUR(20), FASTBIN_FOUR(21), FASTBIN_FOUR(22), FASTBIN_FOUR(23),
+        FASTBIN_FOUR(24), FASTBIN_FOUR(25), FASTBIN_FOUR(26), FASTBIN_FOUR(27), FASTBIN_FOUR(28), FASTBIN_FOUR(29),
+        FASTBIN_FOUR(30), FASTBIN_FOUR(31)
       : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
 #undef FASTBIN_FOUR
 }

@@ -9,9 +9,9 @@ namespace fastbin::cuda {
 
 using TensorMap = CUtensorMap;
 
-// The map of words [population, rows, words], copied in boxes of box_rows rows of 32 words, 128 bytes, zeros outside, in
-// the 128-byte swizzle: bits 4..6 of a byte's address are exclusive-ored with bits 7..9. `words` is a multiple of 4 and
-// `matrix` starts on 16 bytes.
+// The map of words [population, rows, words], copied in boxes of box_rows rows of 32 words, 128 bytes, zeros outside,
+// in the 128-byte swizzle: bits 4..6 of a byte's address are exclusive-ored with bits 7..9. `words` is a multiple of 4
+// and `matrix` starts on 16 bytes.
 inline TensorMap make_tensor_map(const uint32_t* matrix, int64_t population, int64_t rows, int64_t words,
                                  unsigned box_rows, const Shape& shape) {
   // Through the runtime, so that the library does not depend on libcuda and loads on machines without a driver.

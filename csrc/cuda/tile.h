@@ -12,8 +12,8 @@ struct Tile {
   int64_t member, row, column;  // of the output; row and column in tiles
 };
 
-// Tiles in bands of eight rows of tiles, column after column within a band: the blocks that run at a time then share rows
-// of a and b in L2.
+// Tiles in bands of eight rows of tiles, column after column within a band: the blocks that run at a time then share
+// rows of a and b in L2.
 __device__ inline Tile tile_at(int64_t index, int64_t tile_rows, int64_t tile_columns) {
   constexpr int64_t kBand = 8;
   const int64_t member = index / (tile_rows * tile_columns);
@@ -31,10 +31,10 @@ __device__ __forceinline__ bool passes(const BitMatmul& p, int64_t member, int64
   return count > p.thresholds[member * p.member_stride + row * p.row_stride + column * p.column_stride];
 }
 
-// Writes rows `row` and `row` + 8 of a fragment of kTiles tiles of 8 columns from `column`, as and_popcount_mma (and wgmma,
-// whose layout is the same) leaves it: counts[t][0..1] in columns 8 t + 2 q, 8 t + 2 q + 1 of the first row, [2..3] of the
-// second, q the lane's place in its quad. `column` is a multiple of 32 and kTiles of 4. All lanes of a quad call it with
-// the same `row`.
+// Writes rows `row` and `row` + 8 of a fragment of kTiles tiles of 8 columns from `column`, as and_popcount_mma (and
+// wgmma, whose layout is the same) leaves it: counts[t][0..1] in columns 8 t + 2 q, 8 t + 2 q + 1 of the first row,
+// [2..3] of the second, q the lane's place in its quad. `column` is a multiple of 32 and kTiles of 4. All lanes of a
+// quad call it with the same `row`.
 template <int kTiles>
 __device__ __forceinline__ void store_fragment(const BitMatmul& p, int64_t member, int64_t row, int64_t column,
                                                const int32_t (&counts)[kTiles][4]) {

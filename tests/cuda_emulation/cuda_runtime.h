@@ -1,8 +1,8 @@
 // CUDA for the CPU, as much as fastbin's kernels use, to test their indexing and synchronisation without a GPU.
 //
-// Each thread of a block (of a cluster of blocks, where a launch asks for one) is a fiber. A fiber runs until it waits for
-// others, and they are taken in an order drawn anew each round, so that a missing barrier shows as a wrong result. A round
-// in which nobody gets on is a deadlock and ends the program.
+// Each thread of a block (of a cluster of blocks, where a launch asks for one) is a fiber. A fiber runs until it waits
+// for others, and they are taken in an order drawn anew each round, so that a missing barrier shows as a wrong result.
+// A round in which nobody gets on is a deadlock and ends the program.
 #pragma once
 
 #include <cmath>
@@ -53,7 +53,7 @@ class Barrier {
 
 struct Warp {
   Barrier barrier;
-  uint32_t slots[32][8];
+  uint32_t slots[2][32][8];  // two, so that one exchange's words may be read while the next one's are written
 };
 
 struct Copy {
@@ -71,6 +71,7 @@ struct Thread {
   int block;                                   // its own, in the cluster
   int blocks;                                  // in the cluster
   std::vector<std::vector<Copy>> groups;       // copies on their way, oldest first; the last group is open
+  unsigned exchanges;                          // with its warp, so far
 };
 extern Thread* self;
 
@@ -82,12 +83,10 @@ void run(unsigned blocks, unsigned threads, std::size_t shared_bytes, unsigned c
 // Every lane gives up to eight words and then sees those of all lanes through `read`.
 template <typename Read>
 auto with_warp(const uint32_t* words, int count, Read read) {
-  Warp& warp = *self->warp;
-  std::memcpy(warp.slots[threadIdx.x % 32], words, sizeof(uint32_t) * static_cast<std::size_t>(count));
-  warp.barrier.arrive_and_wait(32);
-  auto result = read(warp.slots);
-  warp.barrier.arrive_and_wait(32);
-  return result;
+  auto& slots = self->warp->slots[self->exchanges++ % 2];
+  std::memcpy(slots[threadIdx.x % 32], words, sizeof(uint32_t) * static_cast<std::size_t>(count));
+  self->warp->barrier.arrive_and_wait(32);
+  return read(slots);
 }
 
 }  // namespace emulation
@@ -99,7 +98,8 @@ T __shfl_xor_sync(unsigned, T value, int mask) {
   static_assert(sizeof(T) == 4);
   uint32_t word;
   std::memcpy(&word, &value, 4);
-  word = emulation::with_warp(&word, 1, [&](auto& slots) { return slots[(threadIdx.x % 32) ^ static_cast<unsigned>(mask)][0]; });
+  word = emulation::with_warp(&word, 1,
+                              [&](auto& slots) { return slots[(threadIdx.x % 32) ^ static_cast<unsigned>(mask)][0]; });
   std::memcpy(&value, &word, 4);
   return value;
 }
@@ -135,7 +135,11 @@ T __ldcs(const T* address) {
 // ------------------------------------------------------------------------------------------------------- the runtime
 
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1 };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrComputeCapabilityMajor, cudaDevAttrComputeCapabilityMinor };
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount,
+  cudaDevAttrComputeCapabilityMajor,
+  cudaDevAttrComputeCapabilityMinor
+};
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension };
 using cudaStream_t = void*;
@@ -159,7 +163,9 @@ extern int emulated_capability;       // times ten
 extern int emulated_multiprocessors;  // so that small problems reach every way of cutting the work
 extern int emulated_device;           // the current one
 
-inline const char* cudaGetErrorString(cudaError_t error) { return error == cudaSuccess ? "no error" : "invalid argument"; }
+inline const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaSuccess ? "no error" : "invalid argument";
+}
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline cudaError_t cudaGetDevice(int* device) { return *device = emulated_device, cudaSuccess; }
 inline cudaError_t cudaSetDevice(int device) {
@@ -167,7 +173,7 @@ inline cudaError_t cudaSetDevice(int device) {
   return emulated_device = device, cudaSuccess;
 }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
-  *value = which == cudaDevAttrMultiProcessorCount          ? emulated_multiprocessors
+  *value = which == cudaDevAttrMultiProcessorCount      ? emulated_multiprocessors
            : which == cudaDevAttrComputeCapabilityMajor ? emulated_capability / 10
                                                         : emulated_capability % 10;
   return cudaSuccess;

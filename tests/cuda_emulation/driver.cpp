@@ -13,7 +13,8 @@ namespace {
 
 using namespace fastbin::cuda;
 
-// A copy of a file that ends with its allocation, `skip` words into it: the address sanitizer sees reads beyond the end.
+// A copy of a file that ends with its allocation, `skip` words into it: the address sanitizer sees reads beyond the
+// end.
 struct Operand {
   Operand(const std::string& path, std::size_t skip) : skip_(skip) {
     std::FILE* file = std::fopen(path.c_str(), "rb");

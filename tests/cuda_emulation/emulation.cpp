@@ -95,8 +95,14 @@ void run(unsigned blocks, unsigned threads, std::size_t shared_bytes, unsigned c
     for (unsigned i = 0; i < cluster * threads; ++i) {
       Fiber& fiber = *fibers[i];
       const unsigned block = i / threads;
-      fiber.thread = {&warps[i / 32], &block_barriers[block], &cluster_barrier, &shared, static_cast<int>(block),
-                      static_cast<int>(cluster), {{}}};
+      fiber.thread = {&warps[i / 32],
+                      &block_barriers[block],
+                      &cluster_barrier,
+                      &shared,
+                      static_cast<int>(block),
+                      static_cast<int>(cluster),
+                      {{}},
+                      0};
       fiber.thread_index = {i % threads, 0, 0};
       fiber.block_index = {first + block, 0, 0};
       start(fiber);

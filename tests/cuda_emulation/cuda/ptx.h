@@ -12,8 +12,8 @@ inline uint32_t* dynamic_shared() {
   return (*emulation::self->shared)[static_cast<std::size_t>(emulation::self->block)].data();
 }
 
-// The copy lands when wait_copies asks for it, no sooner; until then the place holds rubbish. A read that comes too early,
-// or of what the copy writes over, is then wrong.
+// The copy lands when wait_copies asks for it, no sooner; until then the place holds rubbish. A read that comes too
+// early, or of what the copy writes over, is then wrong.
 template <int kBytes>
 void copy_async(uint32_t* shared, const uint32_t* global, bool valid) {
   static_assert(kBytes == 4 || kBytes == 16);
@@ -79,7 +79,9 @@ inline void and_popcount_mma(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b
 }
 
 inline float float_of_half(uint16_t bits) { return _cvtsh_ss(bits); }
-inline uint16_t half_of_float(float value) { return static_cast<uint16_t>(_cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT)); }
+inline uint16_t half_of_float(float value) {
+  return static_cast<uint16_t>(_cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT));
+}
 inline uint16_t bfloat16_of_float(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, 4);

@@ -1,7 +1,7 @@
 // csrc/cuda/ptx_hopper.h for the CPU, by the PTX ISA's description. Copies land at once, the earliest that they can;
-// products are made when they are waited for, the latest: what is copied over too soon shows. Descriptors are decoded, and
-// the swizzle is applied to addresses as the copy engine and the tensor cores are documented to do it. That a GPU reads
-// descriptors and maps likewise is not shown by this.
+// products are made when they are waited for, the latest: what is copied over too soon shows. Descriptors are decoded,
+// and the swizzle is applied to addresses as the copy engine and the tensor cores are documented to do it. That a GPU
+// reads descriptors and maps likewise is not shown by this.
 #pragma once
 
 #include <cstdio>
