@@ -46,8 +46,8 @@ __global__ void __launch_bounds__(kThreads, 1)
 
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < kStages; ++stage) {
-      barrier_init(full + stage, 1);              // the producer; the rest are bytes
-      barrier_init(empty + stage, 2 * kCluster);  // the consumer warpgroups of all blocks that it is copied to with
+      barrier_init(full + stage, 1);                            // the producer; the rest are bytes
+      barrier_init(empty + stage, kCluster * kConsumers / 32);  // the consumers' warps, of both blocks it is copied to
     }
     barrier_init_done();
   }
@@ -71,8 +71,10 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
   } else {
     const int group = static_cast<int>(threadIdx.x / 128);
+    const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
+    // Each warp for itself: one whose products are done says nothing of the other warps of its group.
     const auto release = [&](int step) {
-      if (threadIdx.x % 128 < kCluster) barrier_arrive(empty + step % kStages, threadIdx.x % 128);
+      if (threadIdx.x % 32 < kCluster) barrier_arrive(empty + step % kStages, threadIdx.x % 32);
     };
     int32_t counts[32][4];
     for (int step = 0; step < steps; ++step) {
@@ -88,7 +90,6 @@ __global__ void __launch_bounds__(kThreads, 1)
       if (step > 0) release(step - 1);
     }
     wait_products<0>();
-    const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
     store_fragment(p, tile.member, first_a + 16 * warp + lane / 4, first_b, counts);
   }
   cluster_sync();  // until then the other block may copy to this one and arrive at its barriers

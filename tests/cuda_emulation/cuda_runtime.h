@@ -1,8 +1,9 @@
 // CUDA for the CPU, as much as fastbin's kernels use, to test their indexing and synchronisation without a GPU.
 //
 // Each thread of a block (of a cluster of blocks, where a launch asks for one) is a fiber. A fiber runs until it waits
-// for others, and they are taken in an order drawn anew each round, so that a missing barrier shows as a wrong result.
-// A round in which nobody gets on is a deadlock and ends the program.
+// for others; which of those that can go on does so is drawn at random, and one warp of each block lags behind the
+// rest, so that a missing barrier shows as a wrong result. If nobody can go on, that is a deadlock and ends the
+// program.
 #pragma once
 
 #include <cmath>
@@ -42,13 +43,14 @@ extern dim3 blockDim, gridDim;
 
 namespace emulation {
 
+struct Fiber;
+
 class Barrier {
  public:
   void arrive_and_wait(int participants);
 
  private:
-  int arrived_ = 0;
-  unsigned generation_ = 0;
+  std::vector<Fiber*> waiting_;
 };
 
 struct Warp {
@@ -75,8 +77,8 @@ struct Thread {
 };
 extern Thread* self;
 
-void yield();     // let the others run
-void progress();  // something happened that somebody may wait for
+void yield();     // let the others run, in a loop that looks for something to happen
+void progress();  // something has happened that such a loop may wait for
 void run(unsigned blocks, unsigned threads, std::size_t shared_bytes, unsigned cluster,
          const std::function<void()>& kernel);
 

@@ -1,12 +1,11 @@
 // The fibers behind cuda_runtime.h.
 #include <ucontext.h>
 
-#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
-#include <numeric>
 #include <random>
+#include <utility>
 
 #include "cuda_runtime.h"
 
@@ -18,28 +17,29 @@ namespace emulation {
 
 Thread* self = nullptr;
 
-namespace {
-
-constexpr std::size_t kStackBytes = 128 * 1024;
-
 struct Fiber {
   Thread thread;
   uint3 thread_index, block_index;
   ucontext_t context;
   std::vector<char> stack;
-  bool done = false;
+  bool lags, done;
 };
+
+namespace {
+
+constexpr std::size_t kStackBytes = 128 * 1024;
+constexpr int kPatience = 1000000;  // turns in which nothing happens before it is called a deadlock
 
 ucontext_t scheduler;
 Fiber* running = nullptr;
+std::vector<Fiber*> ready;
 const std::function<void()>* body = nullptr;
-bool got_on = false;
-std::mt19937 order(12345);
+int idle_turns = 0;
+std::mt19937 draw(12345);
 
 void enter() {
   (*body)();
   running->done = true;
-  progress();
 }
 
 void start(Fiber& fiber) {
@@ -49,6 +49,16 @@ void start(Fiber& fiber) {
   fiber.context.uc_stack.ss_size = fiber.stack.size();
   fiber.context.uc_link = &scheduler;
   makecontext(&fiber.context, enter, 0);
+  ready.push_back(&fiber);
+}
+
+Fiber* take_one() {
+  std::size_t i = draw() % ready.size();
+  for (int tries = 0; tries < 2 && ready[i]->lags; ++tries) i = draw() % ready.size();
+  std::swap(ready[i], ready.back());
+  Fiber* fiber = ready.back();
+  ready.pop_back();
+  return fiber;
 }
 
 void resume(Fiber& fiber) {
@@ -59,20 +69,31 @@ void resume(Fiber& fiber) {
   swapcontext(&scheduler, &fiber.context);
 }
 
+[[noreturn]] void deadlock(std::size_t alive) {
+  std::fprintf(stderr, "deadlock: %zu threads wait for ever\n", alive);
+  std::exit(3);
+}
+
 }  // namespace
 
-void progress() { got_on = true; }
-void yield() { swapcontext(&running->context, &scheduler); }
+void progress() { idle_turns = 0; }
+
+void yield() {
+  ++idle_turns;
+  ready.push_back(running);
+  swapcontext(&running->context, &scheduler);
+}
 
 void Barrier::arrive_and_wait(int participants) {
   progress();
-  if (++arrived_ == participants) {
-    arrived_ = 0;
-    ++generation_;
-    return;
+  if (waiting_.size() + 1 == static_cast<std::size_t>(participants)) {
+    ready.insert(ready.end(), waiting_.begin(), waiting_.end());
+    waiting_.clear();
+    yield();
+  } else {
+    waiting_.push_back(running);
+    swapcontext(&running->context, &scheduler);
   }
-  const unsigned mine = generation_;
-  while (generation_ == mine) yield();
 }
 
 void run(unsigned blocks, unsigned threads, std::size_t shared_bytes, unsigned cluster,
@@ -91,7 +112,7 @@ void run(unsigned blocks, unsigned threads, std::size_t shared_bytes, unsigned c
     std::vector<Warp> warps(std::size_t{cluster} * threads / 32);
     std::vector<Barrier> block_barriers(cluster);
     Barrier cluster_barrier;
-    std::vector<Fiber*> alive;
+    const unsigned lagging = static_cast<unsigned>(draw()) % (threads / 32);
     for (unsigned i = 0; i < cluster * threads; ++i) {
       Fiber& fiber = *fibers[i];
       const unsigned block = i / threads;
@@ -105,18 +126,15 @@ void run(unsigned blocks, unsigned threads, std::size_t shared_bytes, unsigned c
                       0};
       fiber.thread_index = {i % threads, 0, 0};
       fiber.block_index = {first + block, 0, 0};
+      fiber.lags = i % threads / 32 == lagging;
       start(fiber);
-      alive.push_back(&fiber);
     }
-    while (!alive.empty()) {
-      got_on = false;
-      std::shuffle(alive.begin(), alive.end(), order);
-      for (Fiber* fiber : alive) resume(*fiber);
-      alive.erase(std::remove_if(alive.begin(), alive.end(), [](Fiber* fiber) { return fiber->done; }), alive.end());
-      if (!got_on) {
-        std::fprintf(stderr, "deadlock: %zu threads of block %u wait for ever\n", alive.size(), first);
-        std::exit(3);
-      }
+    idle_turns = 0;
+    for (std::size_t alive = std::size_t{cluster} * threads; alive > 0;) {
+      if (ready.empty() || idle_turns > kPatience) deadlock(alive);
+      Fiber* fiber = take_one();
+      resume(*fiber);
+      if (fiber->done) --alive, progress();
     }
   }
 }

@@ -150,8 +150,7 @@ void wait_products() {
     for (const auto& product : groups.front()) multiply(product);
     groups.erase(groups.begin());
   }
-  emulation::progress();
-  emulation::yield();  // others may go on while the tensor cores work
+  emulation::self->warp->barrier.arrive_and_wait(32);  // it is an instruction of the whole warp
 }
 
 inline void and_popcount_wgmma(int32_t (&d)[32][4], uint64_t a, uint64_t b, bool accumulate) {
