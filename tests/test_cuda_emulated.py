@@ -146,7 +146,7 @@ def test_every_capability_has_a_kernel(driver: Driver, capability: int) -> None:
 
 
 def test_a_capability_without_a_kernel_is_an_error(driver: Driver) -> None:
-    arguments = "/dev/null /dev/null /dev/null /dev/null 0 0 0 0".split()
+    arguments = ["/dev/null", "/dev/null", "/dev/null", "/dev/null", "0", "0", "0", "0"]
     told = run(driver.program, 75, "bit_matmul", "auto", 1, 2, 3, 4, 0, *arguments, status=2)
     assert told == "bit_matmul: device 1 has compute capability 7.5, 8.0 is needed\n"
     told = run(driver.program, 100, "bit_linear", "vector", 0, 1, 1, 2, 3, 0, *arguments[:3], status=2)

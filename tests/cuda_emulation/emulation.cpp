@@ -54,7 +54,7 @@ void start(Fiber& fiber) {
 
 Fiber* take_one() {
   std::size_t i = draw() % ready.size();
-  for (int tries = 0; tries < 2 && ready[i]->lags; ++tries) i = draw() % ready.size();
+  if (ready[i]->lags && draw() % 4 != 0) i = draw() % ready.size();
   std::swap(ready[i], ready.back());
   Fiber* fiber = ready.back();
   ready.pop_back();
