@@ -5,7 +5,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h)
+CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h csrc/cuda/*.cu csrc/cuda/*.h)
+SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(CXX_SOURCES)
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
 .PHONY: demo test style clean
@@ -26,7 +27,7 @@ style: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h)
+	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES) $(wildcard tests/cuda_emulation/*.* tests/cuda_emulation/cuda/*.h)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

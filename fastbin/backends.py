@@ -1,8 +1,12 @@
 """The one table (op, device) -> implementations, and the choice between them.
 
-An implementation has a name: `reference` (plain torch, any device), `cpp` (the compiled CPU kernels) or `triton` (GPU).
-The first of a row is the default. FASTBIN_BACKEND, or `override`, forces one by name; what cannot be met is an error,
-never a silent fallback. The reference is never chosen unasked.
+An implementation has a name: `reference` (plain torch, any device), `cpp` (compiled: C++ on the CPU, CUDA C++ on a GPU)
+or `triton` (GPU). The first of a row is the default. FASTBIN_BACKEND, or `override`, forces one by name; what cannot be
+met is an error, never a silent fallback. The reference is never chosen unasked.
+
+Where a GPU has both `triton` and `cpp` for an op, each call takes the one that `fastbin.choices` names for its device and
+shape; if that one is not there (an install without nvcc has no `cpp`), the next, as `report` and ``fastbin doctor`` say.
+FASTBIN_CUDA_IMPL=triton or cpp forces one for every op and shape that has both, and is an error if it is not there.
 """
 
 from __future__ import annotations
@@ -14,9 +18,14 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
+import torch
+
+from fastbin import choices
+
 Implementation = Callable[..., Any]
 
 _CPP = ("cpp", "fastbin.cpu")
+_CUDA_CPP = ("cpp", "fastbin.cuda")
 _REFERENCE = ("reference", "fastbin.reference")
 
 # (op, device type) -> candidates, best first: (name of the implementation, module with a function named as the op).
@@ -35,9 +44,9 @@ TABLE: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
     ("unpack", "cuda"): (("triton", "fastbin.kernels.bits"),),
     ("transpose", "cuda"): (("triton", "fastbin.kernels.bits"),),
     ("popcount", "cuda"): (("triton", "fastbin.kernels.bits"),),
-    ("bit_linear", "cuda"): (("triton", "fastbin.kernels.bit_linear"),),
+    ("bit_linear", "cuda"): (("triton", "fastbin.kernels.bit_linear"), _CUDA_CPP),
     ("bit_linear_t", "cuda"): (("triton", "fastbin.kernels.bit_linear"),),
-    ("bit_matmul", "cuda"): (("triton", "fastbin.kernels.bit_matmul"),),
+    ("bit_matmul", "cuda"): (("triton", "fastbin.kernels.bit_matmul"), _CUDA_CPP),
     ("mask_update_", "cuda"): (("triton", "fastbin.kernels.mask_update"),),
     ("mask_grad_update_", "cuda"): (("triton", "fastbin.kernels.mask_grad_update"),),
 }
@@ -76,7 +85,46 @@ def find(op: str, device: str) -> Implementation:
     Raises:
         BackendError: there is none, or it cannot be loaded.
     """
-    return _load(op, device, requested())
+    name = requested()
+    if name == "auto" and device == "cuda" and op in choices.SHAPE_CLASSES:
+        return _by_shape(op, _forced_on_cuda())
+    return _load(op, device, name)
+
+
+def _forced_on_cuda() -> str | None:
+    name = os.environ.get("FASTBIN_CUDA_IMPL") or None
+    if name not in (None, "triton", "cpp"):
+        raise BackendError(f"implementation {name!r} is unknown (FASTBIN_CUDA_IMPL): expected triton or cpp")
+    return name
+
+
+@cache
+def _by_shape(op: str, forced: str | None) -> Implementation:
+    """`op` on a GPU by the kernel that `fastbin.choices` names for each call's device and shape."""
+
+    def call(*args: Any) -> Any:
+        return _chosen(op, choices.shape_class(op, *args), args[0].get_device(), forced)[1](*args)
+
+    return call
+
+
+@cache
+def _chosen(op: str, kind: str, device: int | None, forced: str | None) -> tuple[str, Implementation]:
+    """Name and function of the kernel for a shape class: `forced` if the class has it, else the first that loads."""
+    names = choices.entry(op, kind, device)["order"]
+    if forced in choices.SHAPE_CLASSES[op][kind]:
+        names = [forced]
+    present = [name for name in names if _present(op, name)]
+    name = present[0] if present else names[0]
+    return name, _load(op, "cuda", name)
+
+
+def _present(op: str, name: str) -> bool:
+    try:
+        _load(op, "cuda", name)
+    except BackendError:
+        return False
+    return True
 
 
 @cache
@@ -104,7 +152,13 @@ def report() -> list[tuple[str, str, str]]:
     for (op, device), candidates in TABLE.items():
         try:
             find(op, device)
-            name = candidates[0][0] if requested() == "auto" else requested()
+            name = requested()
+            if name == "auto" and device == "cuda" and op in choices.SHAPE_CLASSES:
+                index = 0 if torch.cuda.is_available() else None
+                chosen = {kind: _chosen(op, kind, index, _forced_on_cuda())[0] for kind in choices.SHAPE_CLASSES[op]}
+                name = ", ".join(f"{chosen[kind]} ({kind})" for kind in chosen)
+            elif name == "auto":
+                name = candidates[0][0]
         except BackendError as error:
             name = str(error)
         rows.append((op, device, name))

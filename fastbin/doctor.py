@@ -51,6 +51,15 @@ def instruction_set() -> str | None:
     return isa
 
 
+def cuda_architectures() -> str | None:
+    """The architectures that the CUDA C++ kernels were built for; None if they were not built."""
+    try:
+        built: str = importlib.import_module("fastbin._cuda").architectures()
+    except ImportError:
+        return None
+    return built
+
+
 def examine() -> dict[str, Any]:
     """All findings as JSON-able values; ``faults`` lists what is wrong, and is empty if all is well."""
     faults = []
@@ -66,6 +75,12 @@ def examine() -> dict[str, Any]:
         faults.append(str(error))
     triton = importlib.util.find_spec("triton") is not None
     notes = [] if triton else ["triton is missing; only the GPU kernels need it: pip install triton"]
+    built = cuda_architectures()
+    if built is None:
+        notes.append(
+            "the CUDA C++ kernels are not built (no nvcc of CUDA 12.8 or later was found at installation, or "
+            "FASTBIN_CUDA=OFF); on GPUs, Triton serves"
+        )
     gpus = [
         {"name": torch.cuda.get_device_name(i), "capability": "{}.{}".format(*torch.cuda.get_device_capability(i))}
         for i in range(torch.cuda.device_count())
@@ -87,6 +102,7 @@ def examine() -> dict[str, Any]:
         "threads": threads,
         "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith("FASTBIN_")},
         "gpus": gpus,
+        "cuda_kernels": built,
         "kernels": kernels,
         "notes": notes,
         "faults": faults,
@@ -105,6 +121,7 @@ def show(findings: dict[str, Any], console: Console) -> None:
         "threads": f"{threads['number']} ({threads['runtime'] or 'no runtime'})",
         "environment": ", ".join(f"{k}={v}" for k, v in findings["environment"].items()) or "no FASTBIN_* set",
         "GPU": ", ".join(f"{gpu['name']} (capability {gpu['capability']})" for gpu in findings["gpus"]) or "none",
+        "CUDA C++ kernels": f"for {findings['cuda_kernels']}" if findings["cuda_kernels"] else "not built",
     }
     for name, value in rows.items():
         machine.add_row(name, Text(value))

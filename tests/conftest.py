@@ -49,3 +49,4 @@ def pytest_report_header() -> str:
 def _no_choice_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests choose their backends themselves."""
     monkeypatch.delenv("FASTBIN_BACKEND", raising=False)
+    monkeypatch.delenv("FASTBIN_CUDA_IMPL", raising=False)

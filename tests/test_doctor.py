@@ -97,3 +97,15 @@ def test_missing_triton(monkeypatch, capfd):
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
     assert main(["doctor"]) == 0
     assert "note: triton is missing" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_what_the_cuda_kernels_were_built_for(monkeypatch, capfd, built):
+    monkeypatch.setenv("FASTBIN_BACKEND", "reference")
+    module = types.ModuleType("fastbin._cuda")
+    module.architectures = lambda: "sm_80, sm_90a"
+    monkeypatch.setitem(sys.modules, "fastbin._cuda", module if built else None)
+    assert main(["doctor"]) == 0
+    out = capfd.readouterr().out
+    assert ("for sm_80, sm_90a" in out) == built
+    assert ("note: the CUDA C++ kernels are not built" in out) == (not built)

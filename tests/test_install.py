@@ -31,6 +31,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # The tools of the build are taken from here if they are here, as an index may be out of reach.
     at_hand = all(importlib.util.find_spec(name) for name in ("scikit_build_core", "pybind11"))
     options = ["--no-build-isolation"] if at_hand else []
+    options += ["-C", "cmake.define.FASTBIN_CUDA=OFF"]  # nvcc takes its time, and changes nothing that is tested here
     run(sys.executable, "-m", "pip", "wheel", ROOT, "--no-deps", "-w", folder, *options, cwd=folder)
     (built,) = folder.glob("fastbin_nets-*.whl")
     return built
@@ -38,7 +39,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_is_in_the_wheel(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    assert {"fastbin/py.typed", "fastbin/_cpu.pyi", "fastbin/ops.py"} <= set(names)
+    assert {"fastbin/py.typed", "fastbin/_cpu.pyi", "fastbin/ops.py", "fastbin/choices.json"} <= set(names)
     assert {"fastbin/kernels/bit_linear.py", "fastbin/kernels/configs.json"} <= set(names)
     assert f"fastbin/_cpu{sysconfig.get_config_var('EXT_SUFFIX')}" in names
     top = {name.split("/")[0] for name in names}
@@ -77,13 +78,18 @@ def test_a_clean_environment_elsewhere(wheel: Path, tmp_path: Path) -> None:
     assert not found["kernels"] and found["right"]
 
 
-def test_the_stub_tells_the_extension_s_functions() -> None:
-    stub = ast.parse((ROOT / "fastbin" / "_cpu.pyi").read_text())
+@pytest.mark.parametrize("extension", ["_cpu", "_cuda"])
+def test_the_stub_tells_the_extension_s_functions(extension: str) -> None:
+    if extension == "_cuda":
+        module = pytest.importorskip("fastbin._cuda", reason="fastbin._cuda is not built here: no nvcc")
+    else:
+        module = _cpu
+    stub = ast.parse((ROOT / "fastbin" / f"{extension}.pyi").read_text())
     stated = {f.name: [a.arg for a in f.args.args] for f in stub.body if isinstance(f, ast.FunctionDef)}
     compiled = {}
-    for name in dir(_cpu):
-        if not name.startswith("_"):
-            signature = (getattr(_cpu, name).__doc__ or "").splitlines()[0]
+    for name in dir(module):
+        if not name.startswith("_") and not isinstance(getattr(module, name), type):
+            signature = (getattr(module, name).__doc__ or "").splitlines()[0]
             assert signature.startswith(f"{name}("), signature
             compiled[name] = re.findall(r"(\w+): ", signature.partition(" -> ")[0])
     assert compiled == stated

@@ -44,6 +44,7 @@ def emulated(request: pytest.FixtureRequest) -> Path:
         "pybind11_DIR": pybind11.get_cmake_dir(),
         "Python_EXECUTABLE": sys.executable,
         "FASTBIN_EMULATE_AVX512": "ON",
+        "FASTBIN_CUDA": "OFF",
         "FASTBIN_SIMDE_INCLUDE": Path(simde.origin).parent / "simde",
     }
     configure = ["cmake", "-S", HERE.parent, "-B", build, *(f"-D{name}={value}" for name, value in options.items())]

@@ -1,0 +1,40 @@
+"""The compiled CUDA kernels: addresses (``Tensor.data_ptr()``), sizes, device index and stream in; see csrc/cuda/."""
+
+from enum import Enum
+
+class Scalar(Enum):
+    float32 = 0
+    bfloat16 = 1
+    float16 = 2
+    int8 = 3
+
+def architectures() -> str: ...
+def bit_matmul(
+    a: int,
+    b: int,
+    y: int,
+    thresholds: int,
+    population: int,
+    rows_a: int,
+    rows_b: int,
+    words: int,
+    member_stride: int,
+    row_stride: int,
+    column_stride: int,
+    device: int,
+    stream: int,
+) -> None: ...
+def bit_linear_workspace(population: int, batch: int, rows: int, inputs: int, type: Scalar) -> int: ...
+def bit_linear_vector(
+    x: int,
+    w: int,
+    y: int,
+    workspace: int,
+    population: int,
+    batch: int,
+    rows: int,
+    inputs: int,
+    type: Scalar,
+    device: int,
+    stream: int,
+) -> None: ...

@@ -1,0 +1,92 @@
+"""Which of two GPU kernels of an op is faster: the order that `fastbin.backends` tries them in, read from choices.json.
+
+The file, which ``python -m bench gpu`` rewrites from its own timings, holds::
+
+    {
+      "note": "...",                       # says what has been measured, and what has not
+      "devices": {
+        "<device>": {                      # see `device_names`
+          "<op>": {
+            "<shape class>": {             # see `shape_class`
+              "order": ["cpp", "triton"],  # names of implementations, fastest first
+              "basis": "modelled",         # or "measured"
+              "seconds": {"cpp": 1.2e-5}   # only if measured: median of each implementation, at "case"
+              "case": "1 x 16384 x 16384 bfloat16"
+            }
+          }
+        }
+      }
+    }
+
+Each shape class is looked up under the names of its device, the most specific first, so a card that was measured takes
+its own order and every other the modelled one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FILE = Path(__file__).parent / "choices.json"
+
+# The shape classes of each op that has more than one kernel on a GPU, and the implementations that each class has.
+# "vector": so few samples that their bit planes fit in the registers of csrc/cuda/bit_linear_vector.cu.
+SHAPE_CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
+    "bit_linear": {"vector": ("cpp", "triton"), "matrix": ("triton",)},
+    "bit_matmul": {"small": ("cpp", "triton"), "large": ("cpp", "triton")},
+}
+
+VECTOR_TILES = 16  # of eight bit planes, what the matrix-vector kernel takes
+SMALL_OUTPUTS = 1 << 16  # below this many outputs a product cannot fill a GPU
+
+
+def vector_tiles(x: Tensor) -> int:
+    """Tiles of eight bit planes that x ``[.., B, C]`` has: one a sample for int8, four a sample for floats."""
+    return x.shape[-2] * (1 if x.dtype == torch.int8 else 4)
+
+
+def shape_class(op: str, *args: Tensor) -> str:
+    """The class, one of ``SHAPE_CLASSES[op]``, of a call with these tensors."""
+    if op == "bit_linear":
+        return "vector" if vector_tiles(args[0]) <= VECTOR_TILES else "matrix"
+    a, b = args
+    return "small" if a.shape[:-1].numel() * b.shape[-2] < SMALL_OUTPUTS else "large"
+
+
+@cache
+def device_names(index: int | None) -> tuple[str, ...]:
+    """Names in choices.json for a GPU, the most specific first: its own, ``sm_<capability>``, ``default``; None: no GPU."""
+    if index is None:
+        return ("default",)
+    major, minor = torch.cuda.get_device_capability(index)
+    return (torch.cuda.get_device_name(index), f"sm_{major}{minor}", "default")
+
+
+@cache
+def _table() -> dict[str, Any]:
+    table: dict[str, Any] = json.loads(FILE.read_text())
+    return table
+
+
+def entry(op: str, kind: str, device: int | None) -> dict[str, Any]:
+    """The entry of choices.json for a shape class of an op on a GPU."""
+    devices = _table()["devices"]
+    for name in device_names(device):
+        found: dict[str, Any] | None = devices.get(name, {}).get(op, {}).get(kind)
+        if found is not None:
+            return found
+    raise KeyError(f"{FILE} has no entry for {op} {kind} under {', '.join(device_names(device))}")
+
+
+def entries() -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """All entries: (device, op, shape class, entry)."""
+    for device, ops in _table()["devices"].items():
+        for op, kinds in ops.items():
+            for kind, found in kinds.items():
+                yield device, op, kind, found

@@ -1,0 +1,92 @@
+// csrc/cuda/ptx.h for the CPU: the same functions, by the layouts that the PTX ISA documents.
+#pragma once
+
+#include <cuda_runtime.h>
+#include <immintrin.h>
+
+#include <array>
+
+namespace fastbin::cuda {
+
+inline uint32_t* dynamic_shared() {
+  return (*emulation::self->shared)[static_cast<std::size_t>(emulation::self->block)].data();
+}
+
+// The copy lands when wait_copies asks for it, no sooner; until then the place holds rubbish. A read that comes too
+// early, or of what the copy writes over, is then wrong.
+template <int kBytes>
+void copy_async(uint32_t* shared, const uint32_t* global, bool valid) {
+  static_assert(kBytes == 4 || kBytes == 16);
+  struct alignas(kBytes) Piece {
+    unsigned char bytes[kBytes];
+  };
+  *reinterpret_cast<Piece*>(shared) = Piece{{0x5a, 0x5a, 0x5a, 0x5a}};  // misaligned: the sanitizer tells
+  if (valid) (void)*reinterpret_cast<const volatile unsigned char*>(reinterpret_cast<const Piece*>(global)->bytes);
+  emulation::self->groups.back().push_back({shared, valid ? global : nullptr, kBytes});
+}
+
+inline void commit_copies() { emulation::self->groups.emplace_back(); }
+
+template <int kPending>
+void wait_copies() {
+  auto& groups = emulation::self->groups;
+  while (groups.size() > kPending + 1) {  // the open group is not waited for
+    for (const auto& copy : groups.front()) {
+      const auto bytes = static_cast<std::size_t>(copy.bytes);
+      if (copy.from != nullptr) {
+        std::memcpy(copy.to, copy.from, bytes);
+      } else {
+        std::memset(copy.to, 0, bytes);
+      }
+    }
+    groups.erase(groups.begin());
+  }
+}
+
+inline void load_matrices(uint32_t (&out)[4], const uint32_t* shared_row) {
+  const auto address = reinterpret_cast<uintptr_t>(shared_row);
+  const uint32_t words[2] = {static_cast<uint32_t>(address), static_cast<uint32_t>(address >> 32)};
+  const unsigned lane = threadIdx.x % 32;
+  const auto loaded = emulation::with_warp(words, 2, [&](auto& slots) {
+    std::array<uint32_t, 4> result;
+    for (unsigned matrix = 0; matrix < 4; ++matrix) {
+      const auto& slot = slots[8 * matrix + lane / 4];
+      const auto* row = reinterpret_cast<const uint4*>(slot[0] | static_cast<uintptr_t>(slot[1]) << 32);
+      const uint4 chunk = *row;
+      const uint32_t all[4] = {chunk.x, chunk.y, chunk.z, chunk.w};
+      result[matrix] = all[lane % 4];
+    }
+    return result;
+  });
+  for (int i = 0; i < 4; ++i) out[i] = loaded[static_cast<std::size_t>(i)];
+}
+
+inline void and_popcount_mma(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  const uint32_t words[6] = {a[0], a[1], a[2], a[3], b0, b1};
+  const unsigned group = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
+  const auto sums = emulation::with_warp(words, 6, [&](auto& slots) {
+    std::array<int32_t, 4> result{};
+    for (unsigned i = 0; i < 4; ++i) {
+      const unsigned column = 2 * q + i % 2, upper = i / 2;  // the element's column, and whether its row is group + 8
+      for (unsigned k = 0; k < 4; ++k) {
+        const auto &row = slots[4 * group + k], &other = slots[4 * column + k];
+        result[i] += __popc(row[upper] & other[4]) + __popc(row[2 + upper] & other[5]);
+      }
+    }
+    return result;
+  });
+  for (int i = 0; i < 4; ++i) d[i] += sums[static_cast<std::size_t>(i)];
+}
+
+inline float float_of_half(uint16_t bits) { return _cvtsh_ss(bits); }
+inline uint16_t half_of_float(float value) {
+  return static_cast<uint16_t>(_cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT));
+}
+inline uint16_t bfloat16_of_float(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  if (value != value) return 0x7fff;
+  return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);  // to nearest, ties to even
+}
+
+}  // namespace fastbin::cuda

@@ -1,0 +1,109 @@
+// Runs one of fastbin's CUDA kernels on the CPU, for tests/test_cuda_emulated.py: operands come from files, the result
+// goes to one.
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <string>
+#include <vector>
+
+#include "cuda/bit_linear.h"
+#include "cuda/bit_matmul.h"
+
+namespace {
+
+using namespace fastbin::cuda;
+
+// A copy of a file that ends with its allocation, `skip` words into it: the address sanitizer sees reads beyond the
+// end.
+struct Operand {
+  Operand(const std::string& path, std::size_t skip) : skip_(skip) {
+    std::FILE* file = std::fopen(path.c_str(), "rb");
+    if (file == nullptr) throw std::runtime_error("cannot read " + path);
+    std::fseek(file, 0, SEEK_END);
+    const auto bytes = static_cast<std::size_t>(std::ftell(file));
+    std::rewind(file);
+    void* memory = nullptr;
+    if (posix_memalign(&memory, 16, bytes + 4 * skip) != 0) throw std::runtime_error("out of memory");
+    memory_ = static_cast<unsigned char*>(memory);
+    if (std::fread(memory_ + 4 * skip, 1, bytes, file) != bytes) throw std::runtime_error("cannot read " + path);
+    std::fclose(file);
+  }
+  ~Operand() { std::free(memory_); }
+  Operand(const Operand&) = delete;
+  Operand& operator=(const Operand&) = delete;
+
+  template <typename T>
+  T* as() const {
+    return reinterpret_cast<T*>(memory_ + 4 * skip_);
+  }
+
+ private:
+  std::size_t skip_;
+  unsigned char* memory_;
+};
+
+template <typename T>
+void save(const std::string& path, const std::vector<T>& y) {
+  std::FILE* file = std::fopen(path.c_str(), "wb");
+  std::fwrite(y.data(), sizeof(T), y.size(), file);
+  std::fclose(file);
+}
+
+void run_bit_matmul(const std::string& kernel, char** argument) {
+  const auto number = [&] { return static_cast<int64_t>(std::strtoll(*argument++, nullptr, 10)); };
+  BitMatmul p{};
+  p.population = number(), p.rows_a = number(), p.rows_b = number(), p.words = number();
+  const auto skip = static_cast<std::size_t>(number());
+  const Operand a(*argument++, skip), b(*argument++, skip), thresholds(*argument++, 0);
+  const std::string out = *argument++;
+  p.a = a.as<uint32_t>(), p.b = b.as<uint32_t>();
+  const bool packed = number() != 0;
+  p.member_stride = number(), p.row_stride = number(), p.column_stride = number();
+  if (packed) p.thresholds = thresholds.as<int32_t>();
+  std::vector<int32_t> y(static_cast<std::size_t>(p.population * p.rows_a * (packed ? (p.rows_b + 31) / 32 : p.rows_b)),
+                         INT32_MIN);
+  p.y = y.data();
+  const Queue queue{1, nullptr};
+  if (kernel == "auto") bit_matmul(p, queue);
+  if (kernel == "bmma") bit_matmul_bmma(p, queue);
+  if (kernel == "popc") bit_matmul_popc(p, queue);
+  if (kernel == "wgmma") {
+    if (!wgmma_fits(p)) throw std::runtime_error("wgmma does not fit");
+    bit_matmul_wgmma(p, queue);
+  }
+  save(out, y);
+}
+
+void run_bit_linear(char** argument) {
+  const auto number = [&] { return static_cast<int64_t>(std::strtoll(*argument++, nullptr, 10)); };
+  BitLinear p{};
+  p.type = static_cast<Scalar>(number());
+  p.population = number(), p.batch = number(), p.rows = number(), p.inputs = number();
+  const auto skip = static_cast<std::size_t>(number());
+  const Operand x(*argument++, 0), w(*argument++, skip);
+  const std::string out = *argument++;
+  p.x = x.as<void>(), p.w = w.as<uint32_t>();
+  std::vector<uint32_t> workspace(static_cast<std::size_t>(p.workspace_words()), 0xa5a5a5a5u);
+  p.workspace = workspace.data();
+  const bool half = p.type == Scalar::kBFloat16 || p.type == Scalar::kFloat16;
+  std::vector<uint16_t> y(static_cast<std::size_t>(p.population * p.batch * p.rows * (half ? 1 : 2)), 0xffff);
+  p.y = y.data();
+  bit_linear_vector(p, {1, nullptr});
+  save(out, y);
+}
+
+}  // namespace
+
+int main(int count, char** argument) {
+  try {
+    if (count < 4) throw std::runtime_error("driver capability op kernel ...");
+    emulated_capability = std::atoi(argument[1]);
+    const std::string op = argument[2], kernel = argument[3];
+    if (op == "bit_matmul") run_bit_matmul(kernel, argument + 4);
+    if (op == "bit_linear") run_bit_linear(argument + 4);
+    if (emulated_device != 0) throw std::runtime_error("the current device was not given back");
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 2;
+  }
+}

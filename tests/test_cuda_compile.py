@@ -1,0 +1,145 @@
+"""nvcc compiles every CUDA kernel for every architecture, and the machine code is what was meant. No GPU takes part.
+
+Binary tensor cores, 16-byte loads, no local memory.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+triton = pytest.importorskip("triton", reason="triton brings cuobjdump, which shows the machine code")
+
+SOURCES = sorted((Path(__file__).parent.parent / "csrc" / "cuda").glob("*.cu"))
+ARCHITECTURES = ("80", "90a", "100")
+REGISTERS = 65536  # of a multiprocessor
+SHARED_BYTES = {"80": 163 * 1024, "90a": 227 * 1024, "100": 227 * 1024}  # that a block may have
+
+pytestmark = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc: the CUDA kernels are not compiled")
+
+
+def run(*command: object) -> str:
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}"
+    return done.stdout + done.stderr
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel's machine code for one architecture, and what ptxas said of it."""
+
+    name: str
+    code: str
+    stack: int
+    spills: int
+    registers: int
+    shared: int
+
+    def count(self, pattern: str) -> int:
+        return len(re.findall(pattern, self.code))
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], list[Kernel]]:
+    """(source's stem, architecture) -> its kernels."""
+    folder = tmp_path_factory.mktemp("cuda_compile")
+    targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
+    strict = ["-Xptxas=-v", "-Werror=all-warnings", "-Xcompiler=-Wall,-Wextra,-Wshadow,-Werror"]
+
+    def compile_one(source: Path) -> dict[tuple[str, str], list[Kernel]]:
+        built = folder / f"{source.stem}.fatbin"
+        told = run(
+            "nvcc", "-std=c++17", "-O3", f"-I{source.parent.parent}", *targets, *strict, "-fatbin", source, "-o", built
+        )
+        code = run(triton.knobs.nvidia.cuobjdump.path, "-sass", built)
+        return {(source.stem, a): list(parse(told, code, f"sm_{a}")) for a in ARCHITECTURES}
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return {key: found for part in pool.map(compile_one, SOURCES) for key, found in part.items()}
+
+
+def parse(told: str, code: str, architecture: str):
+    bodies = {}
+    for part in re.split(r"\n\s*code for (?=sm_)", code)[1:]:
+        if part.split()[0] == architecture:
+            for body in re.split(r"Function : ", part)[1:]:
+                bodies[body.split()[0]] = body
+    pattern = (
+        r"Compiling entry function '(\S+)' for '(\S+)'\n.*\n\s*(\d+) bytes stack frame, (\d+) bytes spill stores, "
+        r"(\d+) bytes spill loads\n.*Used (\d+) registers(.*)"
+    )
+    for name, target, stack, stores, loads, registers, rest in re.findall(pattern, told):
+        if target == architecture:
+            shared = re.search(r"(\d+) bytes smem", rest)
+            yield Kernel(
+                name,
+                bodies[name],
+                int(stack),
+                int(stores) + int(loads),
+                int(registers),
+                int(shared[1]) if shared else 0,
+            )
+
+
+def test_every_kernel_compiles_without_local_memory(kernels) -> None:
+    for (source, architecture), found in kernels.items():
+        assert found or source == "bit_matmul", f"{source} has no kernel"
+        for kernel in found:
+            told = f"{kernel.name} for sm_{architecture}"
+            assert (kernel.stack, kernel.spills) == (0, 0), told
+            assert not kernel.count(r"\b(LDL|STL)\b"), told
+            assert kernel.shared <= SHARED_BYTES[architecture], told
+
+
+def test_bmma(kernels) -> None:
+    """A step is 2 x 32 products for 16 matrix loads; both copies of the 16-byte kernel are 16 bytes wide."""
+    for architecture in ("80", "90a"):
+        vector, words = kernels["bit_matmul_bmma", architecture]
+        if "Lb0" in vector.name:
+            vector, words = words, vector
+        for kernel in (vector, words):
+            assert kernel.count(r"BMMA\.168256\.AND\.POPC") >= 64
+            assert kernel.count(r"LDSM\.16\.M88\.4") >= 16
+            assert 128 * kernel.registers * 2 <= REGISTERS  # two blocks on a multiprocessor
+        assert vector.count(r"LDGSTS\.E\.BYPASS\.(LTC128B\.)?128") >= 8 and not vector.count(r"LDGSTS\.E\.(LTC128B )")
+        assert words.count(r"LDGSTS") and not words.count(r"LDGSTS\S*\.128")
+
+
+def test_wgmma(kernels) -> None:
+    """A stage is four products in flight, one wait a stage, fed by the copy engine."""
+    (kernel,) = kernels["bit_matmul_wgmma", "90a"]
+    products = kernel.count(r"BGMMA\.64x256x256\.AND\.POPC")
+    assert products >= 4 and products % 4 == 0
+    assert (
+        kernel.count(r"WARPGROUP\.DEPBAR\.LE gsb0, 0x1\b") == products // 4
+    )  # nvcc did not put waits of its own between
+    assert kernel.count(r"UTMALDG\.3D\.MULTICAST") >= 2
+    assert 288 * kernel.registers <= REGISTERS
+    for architecture in ("80", "100"):  # an empty kernel, never launched
+        assert not kernels["bit_matmul_wgmma", architecture][0].count("MMA")
+
+
+def test_popc(kernels) -> None:
+    for architecture in ARCHITECTURES:
+        (kernel,) = kernels["bit_matmul_popc", architecture]
+        assert kernel.count(r"\bPOPC\b") >= 16 and not kernel.count("MMA")
+
+
+def test_bit_linear_vector(kernels) -> None:
+    for architecture in ("80", "90a"):
+        found = {k.name: k for k in kernels["bit_linear_vector", architecture] if "vector_kernel" in k.name}
+        assert len(found) == 8
+        for name, kernel in found.items():
+            assert kernel.count(r"BMMA\.168256\.AND\.POPC") >= 8
+            assert kernel.count(r"LDS\.128") >= 4
+            wide = kernel.count(r"LDG\.E\.EF\.128") + kernel.count(r"LDG\.E\.128")
+            assert (wide >= 4) == ("Lb1" in name), (name, wide)
+            if "Li4E" in name:
+                assert 256 * kernel.registers * 2 <= REGISTERS  # two blocks on a multiprocessor

@@ -1,0 +1,210 @@
+"""The CUDA kernels' own source on the CPU, under tests/cuda_emulation and the address and undefined-behaviour sanitizers.
+
+It shows that indexing, synchronisation by barriers and the documented fragment layouts fit together, not that a GPU
+agrees: csrc/README.md lists what only a GPU can show.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cases import assert_product, assert_same, generator, numpy_words, random_bits, values
+from torch import Tensor
+
+from fastbin import reference
+
+HERE = Path(__file__).parent
+SOURCES = [*sorted((HERE.parent / "csrc" / "cuda").glob("*.cu")), *sorted((HERE / "cuda_emulation").glob("*.cpp"))]
+FLAGS = [
+    "-std=c++17", "-O1", "-g", "-mf16c", "-Wall", "-Wextra", "-Wshadow", "-Werror", "-Wno-unknown-pragmas",
+    "-fsanitize=address,undefined", "-fno-sanitize-recover=all",
+    f"-I{HERE / 'cuda_emulation'}", f"-I{HERE.parent / 'csrc'}",
+]  # fmt: skip
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("g++") is None, reason="no g++: the CUDA kernels are not emulated"),
+    pytest.mark.skipif(platform.machine() != "x86_64", reason="the emulation converts float16 by F16C"),
+]
+
+
+def run(*command: object, status: int = 0) -> str:
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=600)
+    assert done.returncode == status, f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}"
+    return done.stderr
+
+
+@dataclass(frozen=True)
+class Driver:
+    program: Path
+    folder: Path
+
+    def __call__(
+        self, capability: int, op: str, kernel: str, *arguments: object, dtype: torch.dtype = torch.int32
+    ) -> Tensor:
+        """Run `kernel`; tensors among the arguments are passed as files, and the result, a file too, is flat."""
+        out = self.folder / "out.bin"
+        out.unlink(missing_ok=True)
+        given = []
+        for i, argument in enumerate(arguments):
+            if isinstance(argument, Tensor):
+                path = self.folder / f"{i}.bin"
+                argument.contiguous().view(torch.uint8).numpy().tofile(path)
+                given.append(str(path))
+            else:
+                given.append(str(out) if argument == "out" else str(int(argument)))
+        run(self.program, capability, op, kernel, *given)
+        return torch.from_numpy(np.fromfile(out, dtype=np.uint8)).view(dtype)
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Driver:
+    folder = tmp_path_factory.mktemp("cuda_emulated")
+
+    def compile_one(source: Path) -> Path:
+        built = folder / f"{source.name}.o"
+        run("g++", *FLAGS, "-x", "c++", "-c", source, "-o", built)
+        return built
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compile_one, SOURCES))
+    run("g++", *FLAGS, *objects, "-o", folder / "driver")
+    return Driver(folder / "driver", folder)
+
+
+# ----------------------------------------------------------------------------------------------------------- bit_matmul
+
+MATMULS = {"bmma": 80, "popc": 100, "wgmma": 90}  # kernel: a compute capability it serves
+SHAPES = [  # population, rows of a, rows of b, columns, words by which the operands miss an alignment to 16 bytes
+    (1, 1, 1, 1, 0),
+    (1, 130, 129, 1000, 0),  # beyond a tile each way; 32 words: whole chunks, and a stage that ends in the middle
+    (1, 65, 70, 2700, 0),  # 85 words: no whole chunks
+    (2, 33, 150, 640, 1),  # whole chunks, but not on 16 bytes
+    (3, 7, 31, 97, 0),
+    (1, 1, 300, 4100, 0),  # all stages in use
+    (1, 1100, 40, 128, 0),  # more than a band of tiles
+    (1, 5, 6, 0, 0),
+]
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    return (a.double() @ b.double().mT).to(torch.int32)
+
+
+WGMMA_SHAPES = [  # rows are whole 16-byte chunks
+    (1, 1, 1, 128, 0),
+    (2, 100, 200, 700 + 64, 0),  # a block of the cluster without rows
+    (1, 300, 270, 6000, 0),  # beyond a tile each way, and the stages more than once around
+]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "shape"),
+    [(k, s) for k in ("bmma", "popc") for s in SHAPES] + [("wgmma", s) for s in WGMMA_SHAPES],
+    ids=str,
+)
+def test_bit_matmul(driver: Driver, kernel: str, shape: tuple[int, ...]) -> None:
+    members, rows_a, rows_b, cols, skip = shape
+    a, b = random_bits((members, rows_a, cols), 1, 0.6), random_bits((members, rows_b, cols), 2, 0.6)
+    words_a, words_b = numpy_words(a), numpy_words(b)
+    expected = product(a, b)
+    sizes = (members, rows_a, rows_b, words_a.shape[-1], skip)
+    assert_same(reference.bit_matmul(words_a, words_b), expected)
+
+    unused = torch.zeros(1, dtype=torch.int32)
+    y = driver(MATMULS[kernel], "bit_matmul", kernel, *sizes, words_a, words_b, unused, "out", 0, 0, 0, 0)
+    assert_same(y.view(expected.shape), expected, "counts")
+
+    # Thresholds by the column, by the row (as a layer's norm makes them) and one for all; some equal a count.
+    columns = expected.double().mean(1).to(torch.int32)
+    rows = expected.double().mean(2).to(torch.int32)
+    one = expected.flatten()[:1].clone()
+    for thresholds, view, strides in (
+        (columns, columns[:, None, :], (rows_b, 0, 1)),
+        (rows, rows[:, :, None], (rows_a, 1, 0)),
+        (one, one, (0, 0, 0)),
+    ):
+        bits = driver(MATMULS[kernel], "bit_matmul", kernel, *sizes, words_a, words_b, thresholds, "out", 1, *strides)
+        packed = numpy_words(expected > view)
+        assert_same(bits.view(packed.shape), packed, f"bits, thresholds of strides {strides}")
+
+
+@pytest.mark.parametrize("capability", [80, 86, 89, 90, 100, 120])
+def test_every_capability_has_a_kernel(driver: Driver, capability: int) -> None:
+    a, b = random_bits((1, 20, 300), 9), random_bits((1, 30, 300), 10)
+    operands = (numpy_words(a), numpy_words(b), torch.zeros(1, dtype=torch.int32))
+    y = driver(capability, "bit_matmul", "auto", 1, 20, 30, operands[0].shape[-1], 0, *operands, "out", 0, 0, 0, 0)
+    assert_same(y.view(1, 20, 30), product(a, b), capability)
+
+
+def test_a_capability_without_a_kernel_is_an_error(driver: Driver) -> None:
+    arguments = ["/dev/null", "/dev/null", "/dev/null", "/dev/null", "0", "0", "0", "0"]
+    told = run(driver.program, 75, "bit_matmul", "auto", 1, 2, 3, 4, 0, *arguments, status=2)
+    assert told == "bit_matmul: device 1 has compute capability 7.5, 8.0 is needed\n"
+    told = run(driver.program, 100, "bit_linear", "vector", 0, 1, 1, 2, 3, 0, *arguments[:3], status=2)
+    assert told.startswith("bit_linear_vector: device 1 has no binary tensor cores; FASTBIN_CUDA_IMPL=triton")
+
+
+# ----------------------------------------------------------------------------------------------------------- bit_linear
+
+SCALARS = (torch.float32, torch.bfloat16, torch.float16, torch.int8)  # in the order of enum Scalar
+VECTORS = [  # population, batch, rows, columns, words by which w misses an alignment to 16 bytes
+    (1, 1, 1, 1, 0),
+    (1, 1, 70, 2048, 0),  # whole 16-byte chunks
+    (2, 3, 19, 700, 0),  # 22 words
+    (1, 4, 300, 640, 1),  # more than a block of rows
+    (1, 4, 17, 4300, 0),  # more than a panel of planes
+    (3, 2, 33, 97, 0),
+]
+
+
+def vector(driver: Driver, x: Tensor, w: Tensor, skip: int = 0) -> Tensor:
+    """``x @ wᵀ`` by the kernel, for x ``[P, B, C]`` and bool w ``[P, R, C]``."""
+    (members, batch, cols), rows = x.shape, w.shape[1]
+    dtype = torch.int32 if x.dtype == torch.int8 else x.dtype
+    sizes = (SCALARS.index(x.dtype), members, batch, rows, cols, skip)
+    y = driver(80, "bit_linear", "vector", *sizes, x, numpy_words(w), "out", dtype=dtype)
+    return y.view(members, batch, rows)
+
+
+@pytest.mark.parametrize("shape", VECTORS, ids=str)
+@pytest.mark.parametrize("dtype", SCALARS, ids=str)
+def test_bit_linear_vector(driver: Driver, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    members, batch, rows, cols, skip = shape
+    if dtype == torch.int8:
+        batch *= 4
+    x, w = values((members, batch, cols), dtype, 3), random_bits((members, rows, cols), 4)
+    assert_product(vector(driver, x, w, skip), x, w.double().mT, f"{dtype} {shape}")
+
+
+@pytest.mark.parametrize("scale", [2.0**-149, 1e-38, 1e-30, 1e30])
+def test_bit_linear_vector_at_the_ends_of_float32(driver: Driver, scale: float) -> None:
+    x = torch.randint(-50, 50, (1, 1, 700), generator=generator(5)) * scale
+    x = x.float()
+    w = random_bits((1, 20, 700), 6)
+    assert_product(vector(driver, x, w), x, w.double().mT, scale)
+
+
+def test_bit_linear_vector_of_mixed_magnitudes(driver: Driver) -> None:
+    """A chunk's largest input costs the others no more than 2^-32 of it."""
+    x = torch.randn(1, 1, 512, generator=generator(7))
+    x[..., 13] = 1000.0
+    w = random_bits((1, 40, 512), 8)
+    w[:, :20, 13] = False
+    assert_product(vector(driver, x, w), x, w.double().mT)
+
+
+def test_bit_linear_vector_lets_no_infinity_vanish(driver: Driver) -> None:
+    for odd in (torch.inf, -torch.inf, torch.nan):
+        x = torch.ones(1, 1, 600)
+        x[..., 550] = odd
+        w = torch.ones(1, 3, 600, dtype=torch.bool)
+        assert not vector(driver, x, w).isfinite().any()
