@@ -170,6 +170,7 @@ def check_and_time(csv_path: Path | None, write_choices: bool) -> int:
     failures = gpu_checks.run(found)
     if packed is not None:
         failures += gpu_checks.run_packed(packed, "cuda")
+    failures += gpu_checks.run_captured("cuda")
     failures = failures or sanitize()
     print(f"checks: {time.perf_counter() - started:.0f} s")
     if failures:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.gpu_checks import Kernel, packed_product
+from bench.gpu_checks import Kernel, packed_product, serves
 from bench.gpu_steps import DenseSteps, EagerAdam, PopulationSteps, search_steps
 from fastbin import reference
+from fastbin.config import Activations
 from fastbin.rules import Adam
 
 ROTATION = 3  # sets of operands that cold calls take in turn
@@ -80,7 +82,7 @@ def product(
     return Case(
         f"bit_linear {str(dtype).removeprefix('torch.')}",
         f"{batch} x {n} x {n}",
-        {k.name: _rotate(k.function, sets) for k in kernels if k.op == "bit_linear"},
+        {k.name: _rotate(k.function, sets) for k in kernels if k.op == "bit_linear" and serves(k, sets[0][0])},
         peers,
         goal=goal,
         bytes=n * n / 8,
@@ -150,7 +152,12 @@ def search_step(device: str, widths: tuple[int, ...], batch: int) -> Case:
     return Case(
         "search step",
         f"{'-'.join(map(str, widths))}, batch {batch}",
-        {"search": search_steps(device, widths, batch)},
+        {
+            f"{activations}{', captured' if capture else ''}": search_steps(device, widths, batch, activations, capture)
+            for activations in get_args(Activations)
+            for capture in (False, True)
+            if not capture or device == "cuda"
+        },
         {
             "eager torch bf16": DenseSteps(device, widths, batch).call,
             "torch.compile bf16": torch.compile(DenseSteps(device, widths, batch).call),

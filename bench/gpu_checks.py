@@ -5,20 +5,26 @@ Nothing here needs pytest, or more than torch, numpy and fastbin. Operands and t
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.checks import assert_product, assert_same, matrix, poisoned, random_bits, shape_of, values
-from fastbin import backends, reference
+from fastbin import SearchConfig, backends, choices, reference
 from fastbin.rules import SGD, Adam, Bop, Rule, ScoreRule
+from fastbin.search import Search
+from fastbin.steps import Part, Steps
 
 SMALL = ((1, 1, 1), (3, 31, 33), (5, 33, 65), (16, 64, 64))  # batch, rows, columns
-LARGE = ((17, 130, 257), (64, 257, 1031), (129, 515, 300), (2, 40, 5003), (1, 4099, 70))
+LARGE = ((17, 130, 257), (64, 257, 1031), (129, 515, 300), (2, 40, 5003), (1, 4099, 70), (130, 512, 1024))
+# Rows of whole 16-byte chunks, and tiles enough for bit_matmul's kernel of an H100; its last stage is not full.
+WIDE = (1700, 1400, 1920)
 PRODUCT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
 RULES: tuple[Rule, ...] = (
     SGD(lr=0.5, tau=0.7, clip=0.6, momentum=0.9),
@@ -58,6 +64,14 @@ def kernels(device: str) -> list[Kernel]:
     return found
 
 
+def serves(kernel: Kernel, x: Tensor) -> bool:
+    """Whether an implementation of a product takes these samples: CUDA C++ has some shapes, on some cards, only."""
+    if kernel.device != "cuda" or kernel.op not in choices.SHAPE_CLASSES:
+        return True
+    kind = choices.shape_class(kernel.op, x)
+    return kernel.name in choices.serving(kernel.op, kind, torch.cuda.current_device())
+
+
 def _load(module: str, op: str) -> Callable[..., Tensor] | None:
     try:
         function: Callable[..., Tensor] = getattr(importlib.import_module(module), op)
@@ -75,7 +89,7 @@ def packed_product() -> Callable[..., Tensor] | None:
 def run_packed(function: Callable[..., Tensor], device: str, small: bool = False) -> list[str]:
     """What fails of `packed_product`, as `run`."""
     failures = []
-    for batch, rows, cols in SMALL if small else SMALL + LARGE:
+    for batch, rows, cols in SMALL if small else (*SMALL, *LARGE, WIDE):
         a, b = (matrix((n, cols), n).words for n in (batch, rows))
         thresholds = torch.full((rows,), cols // 4, dtype=torch.int32)
         wanted = reference.pack(reference.bit_matmul(a, b) > thresholds, None)
@@ -84,6 +98,60 @@ def run_packed(function: Callable[..., Tensor], device: str, small: bool = False
         if not torch.equal(got, wanted):
             failures.append(f"bit_matmul_packed, {batch} x {rows} x {cols}: differs")
     return failures
+
+
+SEARCHES: tuple[dict[str, Any], ...] = (
+    {},
+    {"activation": "step", "activations": "bfloat16"},
+    {"estimator": "sample", "activation": "tanh"},
+    {"rule": "sgd", "norm": "none"},
+    {"rule": "bop", "activation": "step"},
+)
+
+
+def run_captured(device: str) -> list[str]:
+    """What fails of the captured search step: it is to leave, bit for bit, what the step that is not captured leaves."""
+    failures = []
+    for options in SEARCHES:
+        config = SearchConfig(hidden=(96, 80), lr_end=0.001, device=device, **options)
+        try:
+            plain, captured = (_after_two_epochs(config, capture) for capture in (False, True))
+            if not all(map(torch.equal, plain, captured)):
+                failures.append(f"captured step, {options}: differs from the step not captured")
+        except Exception as error:
+            traceback.print_exc()
+            failures.append(f"captured step, {options}: {str(error).splitlines()[0] if str(error) else error!r}")
+    print(f"captured step: {len(SEARCHES)} checks, {len(failures)} failures")
+    return failures
+
+
+def _after_two_epochs(config: SearchConfig, capture: bool) -> list[Tensor]:
+    """The state and the sums after batches of 16, 16, 16, 16 and 6, twice, none of which may wait for a GPU."""
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randn(70, 45, generator=generator), torch.arange(70) % 10
+    search = Search(config, [45, *config.hidden, 10])
+    train = Part(x.to(config.device, getattr(torch, config.activations)), y.to(config.device))
+    steps = Steps(search.step, 3, train, 16, capture)
+    batches = [b for _ in range(2) for b in torch.randperm(70, generator=generator).to(config.device).split(16)]
+    rules = [config.rule_at(i / len(batches)) for i in range(len(batches))]
+    constants = torch.cat([rule.hyper(1, train.x.device) for rule in rules])
+    with _no_waiting(config.device):
+        for batch, rule, hyper in zip(batches, rules, constants.split(1), strict=True):
+            steps.step(batch, rule, hyper)
+    return [*search.tensors().values(), steps.loss, steps.correct, steps.flips]
+
+
+@contextlib.contextmanager
+def _no_waiting(device: str) -> Iterator[None]:
+    """On a GPU, an error where torch would wait for it."""
+    on_gpu = torch.device(device).type == "cuda"
+    if on_gpu:
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        if on_gpu:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 def run(found: list[Kernel], small: bool = False) -> list[str]:
@@ -110,6 +178,8 @@ Check = tuple[str, Callable[[], None]]
 def _checks(kernel: Kernel, shapes: tuple[tuple[int, int, int], ...]) -> Iterator[Check]:
     kind = {"bit_linear": _product, "bit_linear_t": _product, "bit_matmul": _bit_matmul}.get(kernel.op)
     kind = kind or {"mask_update_": _update, "mask_grad_update_": _grad_update}.get(kernel.op, _moves)
+    if kernel.op == "bit_matmul" and shapes != SMALL:
+        shapes = (*shapes, WIDE)
     for population in (None, 3):
         for batch, rows, cols in shapes:
             for what, check in kind(kernel, population, batch, rows, cols):
@@ -117,7 +187,10 @@ def _checks(kernel: Kernel, shapes: tuple[tuple[int, int, int], ...]) -> Iterato
 
 
 def _product(kernel: Kernel, population: int | None, batch: int, rows: int, cols: int) -> Iterator[Check]:
+    inner = cols if kernel.op == "bit_linear" else rows
     for dtype in PRODUCT_DTYPES:
+        if not serves(kernel, torch.empty(batch, inner, dtype=dtype, device="meta")):
+            continue
         for kind in ("normal", "positive"):
 
             def check(dtype: torch.dtype = dtype, kind: str = kind) -> None:

@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastbin import SearchConfig, library
+from fastbin.config import Activations
 from fastbin.rules import Adam
 from fastbin.search import Search
+from fastbin.steps import Part, Steps
 
 RULE = Adam(lr=0.01)
 LOGIT_SCALE = 2.0
@@ -43,12 +45,20 @@ def _batches(device: str, lead: tuple[int, ...], widths: tuple[int, ...], batch:
     ]
 
 
-def search_steps(device: str, widths: tuple[int, ...], batch: int) -> Callable[[int], object]:
-    """Steps of `fastbin.search.Search` as it is."""
-    config = SearchConfig(hidden=widths[1:-1], lr=RULE.lr, logit_scale=LOGIT_SCALE, device=device)
+def search_steps(
+    device: str, widths: tuple[int, ...], batch: int, activations: Activations, capture: bool
+) -> Callable[[int], object]:
+    """Steps of a search as `fastbin.run_search` does them, batches gathered from the training part; on a GPU captured."""
+    config = SearchConfig(
+        hidden=widths[1:-1], lr=RULE.lr, logit_scale=LOGIT_SCALE, activations=activations, device=device
+    )
     search, rule = Search(config, list(widths)), config.rule_at(0.0)
-    batches = _batches(device, (), widths, batch)
-    return lambda i: search.step(*batches[i % BATCHES], rule)
+    x, y = zip(*_batches(device, (), widths, batch), strict=True)
+    train = Part(torch.cat(x).to(getattr(torch, activations)), torch.cat(y))
+    steps = Steps(search.step, len(widths) - 1, train, batch, capture)
+    batches = torch.arange(len(train.y), device=device).split(batch)
+    hyper = rule.hyper(1, train.x.device)
+    return lambda i: steps.step(batches[i % BATCHES], rule, hyper)
 
 
 class DenseSteps:

@@ -110,8 +110,9 @@ def _by_shape(op: str, forced: str | None) -> Implementation:
 
 @cache
 def _chosen(op: str, kind: str, device: int | None, forced: str | None) -> tuple[str, Implementation]:
-    """Name and function of the kernel for a shape class: `forced` if the class has it, else the first that loads."""
-    names = choices.entry(op, kind, device)["order"]
+    """Name and function of the kernel for a shape class: `forced` if the class has it, else the first that can serve."""
+    serving = choices.serving(op, kind, device)
+    names = [name for name in choices.entry(op, kind, device)["order"] if name in serving]
     if forced in choices.SHAPE_CLASSES[op][kind]:
         names = [forced]
     present = [name for name in names if _present(op, name)]

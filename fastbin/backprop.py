@@ -26,7 +26,7 @@ class Pass:
 
     Attributes:
         loss: mean cross-entropy, a scalar.
-        logits: ``[B, n_L]``.
+        logits: float32 ``[B, n_L]``.
         inputs: h_(l-1) of each layer, ``[B, n_(l-1)]``; a BitMatrix behind ``step``.
         grads: derivative of the loss in each layer's outputs a_l, ``[B, n_l]``.
     """
@@ -39,7 +39,10 @@ class Pass:
 
 @torch.no_grad()
 def backprop(net: WeightFreeNet, x: Tensor, y: Tensor) -> Pass:
-    """Loss of `net` on standardised inputs ``[B, n_0]`` and class indices ``[B]``, with its derivatives in all a_l."""
+    """Loss of `net` on standardised inputs ``[B, n_0]`` and class indices ``[B]``, with its derivatives in all a_l.
+
+    Activations and derivatives are of x's dtype.
+    """
     weights = net.weights()
     h: Tensor | BitMatrix = x
     inputs, outputs, normed = [], [], []
@@ -53,12 +56,12 @@ def backprop(net: WeightFreeNet, x: Tensor, y: Tensor) -> Pass:
         outputs.append(a)
         normed.append((z, moments))
         if i < len(weights) - 1:
-            h = BitMatrix.pack(z, threshold=0.0) if net.activation == "step" else net.activate(z)
-    logits = z * net.logit_scale
+            h = ops.step(z) if net.activation == "step" else net.activate(z)
+    logits = z.float() * net.logit_scale
     log_p = F.log_softmax(logits, 1)
     loss, total = _aten.nll_loss_forward.default(log_p, y, None, _MEAN, _IGNORE)
     g = _aten.nll_loss_backward.default(torch.ones_like(loss), log_p, y, None, _MEAN, _IGNORE, total)
-    g = _aten._log_softmax_backward_data.default(g, log_p, 1, log_p.dtype).mul_(net.logit_scale)
+    g = _aten._log_softmax_backward_data.default(g, log_p, 1, log_p.dtype).mul_(net.logit_scale).to(x.dtype)
     grads = []
     for i in reversed(range(len(weights))):
         w, (z, moments) = weights[i], normed[i]

@@ -60,12 +60,28 @@ def shape_class(op: str, *args: Tensor) -> str:
 
 
 @cache
+def serving(op: str, kind: str, device: int | None) -> tuple[str, ...]:
+    """The implementations that serve a shape class on a GPU; None: on those that have the most.
+
+    The matrix-vector bit_linear of CUDA C++ stands on products of bits, which tensor cores have up to capability 9.0.
+    """
+    names = SHAPE_CLASSES[op][kind]
+    if op == "bit_linear" and device is not None and torch.cuda.get_device_capability(device) >= (10, 0):
+        names = tuple(name for name in names if name != "cpp")
+    return names
+
+
+@cache
 def device_names(index: int | None) -> tuple[str, ...]:
-    """Names in choices.json for a GPU, the most specific first: its own, ``sm_<capability>``, ``default``; None: no GPU."""
+    """Names in choices.json for a GPU, the most specific first; None: no GPU.
+
+    They are its own, ``sm_<capability>``, ``sm_100+`` from capability 10.0 on, ``default``.
+    """
     if index is None:
         return ("default",)
     major, minor = torch.cuda.get_device_capability(index)
-    return (torch.cuda.get_device_name(index), f"sm_{major}{minor}", "default")
+    later = ("sm_100+",) if major >= 10 else ()
+    return (torch.cuda.get_device_name(index), f"sm_{major}{minor}", *later, "default")
 
 
 @cache

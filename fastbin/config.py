@@ -12,6 +12,7 @@ from fastbin.nn import Activation, Norm
 from fastbin.rules import SGD, Adam, Bop, Rule
 
 Schedule = Literal["constant", "linear", "cosine", "geometric"]
+Activations = Literal["float32", "bfloat16"]
 
 # Found by trials on digits.
 DEFAULT_LR = {"sgd": 1.0, "adam": 0.01}
@@ -41,6 +42,8 @@ class SearchConfig:
         activation: of the hidden layers; with step they stay packed.
         norm: layer (LayerNorm without parameters) or none (division by sqrt of the inputs).
         logit_scale: constant factor on the outputs.
+        activations: dtype of inputs, hidden layers and their derivatives (of the tensor cores of a GPU: bfloat16); scores,
+            loss and validation stay float32.
         estimator: hard (bits 1[θ > 0]), sample (bits drawn anew each step) or soft (dense sigmoid(θ/τ), for comparison).
         rule: how a gradient moves the scores.
         lr: step size at the start; unset: 0.01 for adam, 1 for sgd. Not used by bop.
@@ -67,6 +70,7 @@ class SearchConfig:
     activation: Activation = "relu"
     norm: Norm = "layer"
     logit_scale: float = 2.0
+    activations: Activations = "float32"
     estimator: Literal["hard", "sample", "soft"] = "hard"
     rule: Literal["sgd", "adam", "bop"] = "adam"
     lr: float | None = None
@@ -94,6 +98,7 @@ class SearchConfig:
         choices = {
             "activation": Activation,
             "norm": Norm,
+            "activations": Activations,
             "lr_schedule": Schedule,
             "tau_schedule": Schedule,
             "estimator": Literal["hard", "sample", "soft"],
@@ -131,6 +136,8 @@ class SearchConfig:
             raise ValueError(f"rule bop keeps no scores, so its estimator must be hard, got {self.estimator!r}")
         if self.activation == "step" and self.estimator == "soft":
             raise ValueError("estimator soft has dense weights, step packs its layers: choose relu, tanh or gelu")
+        if self.activations == "bfloat16" and self.estimator == "soft":
+            raise ValueError("estimator soft has dense float32 weights: choose activations float32")
         self.rule_at(0.0)  # the rule checks its own constants
 
     def rule_at(self, progress: float) -> Rule:

@@ -47,12 +47,14 @@ def _contiguous(t: Tensor) -> Tensor:
     return t if t.is_contiguous() else t.contiguous()
 
 
-def pack(x: Tensor, threshold: float | None) -> Tensor:
+def pack(x: Tensor, threshold: float | None, check: bool = True) -> Tensor:
     if threshold is not None and x.dtype != torch.float32:
-        refuse_first(x, x.isnan(), "numbers")
+        if check:
+            refuse_first(x, x.isnan(), "numbers")
         x, threshold = x > threshold, None
     elif x.dtype not in (torch.float32, torch.uint8, torch.bool):
-        refuse_first(x, (x != 0) & (x != 1), "values of 0 and 1")
+        if check:
+            refuse_first(x, (x != 0) & (x != 1), "values of 0 and 1")
         x = x != 0
     x = _contiguous(x)
     words = torch.empty((*x.shape[:-1], words_for(x.shape[-1])), dtype=torch.int32)
@@ -62,7 +64,7 @@ def pack(x: Tensor, threshold: float | None) -> Tensor:
     else:
         kernel = _cpu.pack_f32 if x.dtype == torch.float32 else _cpu.pack_u8
         bad = kernel(x.data_ptr(), words.data_ptr(), *sizes)
-    if bad >= 0:
+    if check and bad >= 0:
         refuse_first(
             x, torch.arange(x.numel()).view(x.shape) == bad, "values of 0 and 1" if threshold is None else "numbers"
         )

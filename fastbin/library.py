@@ -147,9 +147,9 @@ def _mask_grad_update_fits(
 
 
 pack = _define(
-    "pack(Tensor x, float? threshold) -> Tensor",
-    lambda x, threshold: x.new_empty((*x.shape[:-1], words_for(x.shape[-1])), dtype=torch.int32),
-    lambda x, threshold: x.dim() >= 1,
+    "pack(Tensor x, float? threshold, bool check=True) -> Tensor",
+    lambda x, threshold, check=True: x.new_empty((*x.shape[:-1], words_for(x.shape[-1])), dtype=torch.int32),
+    lambda x, threshold, check=True: x.dim() >= 1,
 )
 unpack = _define(
     "unpack(Tensor words, SymInt cols, ScalarType dtype) -> Tensor",

@@ -65,7 +65,7 @@ class _StepLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, words: Tensor) -> Tensor:
-        h, w = BitMatrix.pack(z, threshold=0.0), BitMatrix(words, z.shape[-1])
+        h, w = ops.step(z), BitMatrix(words, z.shape[-1])
         ctx.save_for_backward(z, words)
         return ops.bit_matmul(h, w).to(z.dtype)
 

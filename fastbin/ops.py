@@ -15,11 +15,12 @@ from torch import Tensor
 
 from fastbin import library
 from fastbin.bits import BitMatrix
+from fastbin.reference import HYPER_FIELDS
 from fastbin.rules import SGD, Adam, Bop, Rule, ScoreRule, UpdateState
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 _OPERANDS = (*FLOATS, torch.int8)
-_FLOAT32, _INT64 = (torch.float32,), (torch.int64,)
+_FLOAT32, _FLOAT64, _INT64 = (torch.float32,), (torch.float64,), (torch.int64,)
 
 
 def _check_tensor(name: str, t: object, dtypes: tuple[torch.dtype, ...], device: torch.device) -> Tensor:
@@ -117,6 +118,14 @@ def bit_matmul(a: BitMatrix, b: BitMatrix) -> Tensor:
     return y
 
 
+def step(z: Tensor) -> BitMatrix:
+    """The activation ``step``: bits ``1[z > 0]`` of z ``[R, C]`` or ``[P, R, C]``.
+
+    Unlike `BitMatrix.pack` it does not look for NaN, which gives 0, so nothing waits for a GPU.
+    """
+    return BitMatrix(library.pack(z, 0.0, False), z.shape[-1])
+
+
 def _check_update(scores: Tensor | None, w: BitMatrix, state: UpdateState, rule: Rule) -> None:
     device = _check_bits("w", w).words.device
     if not isinstance(rule, (SGD, Adam, Bop)):
@@ -139,6 +148,17 @@ def _check_update(scores: Tensor | None, w: BitMatrix, state: UpdateState, rule:
             raise ValueError(f"{name} must have shape [{size}], got {list(t.shape)}")
 
 
+def _constants(hyper: Tensor | None, rule: Rule, w: BitMatrix) -> Tensor:
+    """`hyper`, checked, or the rule's own."""
+    members, device = w.population or 1, w.words.device
+    if hyper is None:
+        return rule.hyper(members, device)
+    shape = (members, HYPER_FIELDS)
+    if _check_tensor("hyper", hyper, _FLOAT64, device).shape != shape or not hyper.is_contiguous():
+        raise ValueError(f"hyper must be contiguous and of shape {list(shape)}, got {list(hyper.shape)}")
+    return hyper
+
+
 def _check_in_place(name: str, i: int, t: Tensor, shape: torch.Size, device: torch.device) -> None:
     _check_tensor(name.format(i), t, _FLOAT32, device)
     if t.shape != shape:
@@ -147,7 +167,15 @@ def _check_in_place(name: str, i: int, t: Tensor, shape: torch.Size, device: tor
         raise ValueError(f"{name.format(i)} is updated in place and must be contiguous, got strides {t.stride()}")
 
 
-def mask_update_(scores: Tensor | None, grad: Tensor, w: BitMatrix, state: UpdateState, rule: Rule) -> Tensor:
+def mask_update_(
+    scores: Tensor | None,
+    grad: Tensor,
+    w: BitMatrix,
+    state: UpdateState,
+    rule: Rule,
+    *,
+    hyper: Tensor | None = None,
+) -> Tensor:
     """One step of a score rule, in place and in one pass over the edges.
 
     Surrogate derivative, rule, clip, binarise (``1[θ > 0]``, or drawn from Bernoulli(sigmoid(θ/τ)) if the rule samples),
@@ -159,6 +187,8 @@ def mask_update_(scores: Tensor | None, grad: Tensor, w: BitMatrix, state: Updat
         w: the bits, ``[R, C]`` or ``[P, R, C]``.
         state: what the rule remembers, from ``rule.init_state(w)``.
         rule: `SGD`, `Adam` or `Bop`.
+        hyper: float64 ``[P or 1, 6]``: the rule's constants, ``rule.hyper(P or 1, device)``, if they are on the device
+            already. Without, each call copies them there, which waits for a GPU and cannot be captured in a CUDA graph.
 
     Returns:
         Number of flipped bits, int64: a scalar, or ``[P]``.
@@ -170,15 +200,22 @@ def mask_update_(scores: Tensor | None, grad: Tensor, w: BitMatrix, state: Updat
     _check_tensor("grad", grad, _FLOAT32, w.words.device)
     if grad.shape != w.shape:
         raise ValueError(f"grad must have the shape of the bits {list(w.shape)}, got {list(grad.shape)}")
-    hyper = rule.hyper(w.population or 1, w.words.device)
+    constants = _constants(hyper, rule, w)
     flips: Tensor = library.mask_update_(
-        scores, grad.detach(), w.words, list(state.buffers), state.step, state.seed, hyper, rule.name, rule.sample
+        scores, grad.detach(), w.words, list(state.buffers), state.step, state.seed, constants, rule.name, rule.sample
     )
     return flips
 
 
 def mask_grad_update_(
-    scores: Tensor | None, gy: Tensor, x: Tensor | BitMatrix, w: BitMatrix, state: UpdateState, rule: Rule
+    scores: Tensor | None,
+    gy: Tensor,
+    x: Tensor | BitMatrix,
+    w: BitMatrix,
+    state: UpdateState,
+    rule: Rule,
+    *,
+    hyper: Tensor | None = None,
 ) -> Tensor:
     """`mask_update_` with grad = gyᵀ x, summed over the batch and never stored whole.
 
@@ -189,6 +226,7 @@ def mask_grad_update_(
         w: the bits, ``[R, C]`` or ``[P, R, C]``.
         state: as for `mask_update_`.
         rule: as for `mask_update_`.
+        hyper: as for `mask_update_`.
 
     Returns:
         Number of flipped bits, int64: a scalar, or ``[P]``.
@@ -208,8 +246,8 @@ def mask_grad_update_(
         inputs = _rows_of("x", x.detach(), w.cols, w.population)
     if inputs.shape[-2] != outputs.shape[-2]:
         raise ValueError(f"gy has a batch of {outputs.shape[-2]}, x of {inputs.shape[-2]}")
-    hyper = rule.hyper(w.population or 1, w.words.device)
+    constants = _constants(hyper, rule, w)
     flips: Tensor = library.mask_grad_update_(
-        scores, outputs, inputs, w.words, list(state.buffers), state.step, state.seed, hyper, rule.name, rule.sample
+        scores, outputs, inputs, w.words, list(state.buffers), state.step, state.seed, constants, rule.name, rule.sample
     )
     return flips

@@ -26,14 +26,16 @@ def words_for(cols: int) -> int:
 # ---------------------------------------------------------------------------------------------------- moving bits about
 
 
-def pack(x: Tensor, threshold: float | None) -> Tensor:
-    """Bits of ``x > threshold``, or of x itself if its values are all 0 or 1, as int32 words ``[.., R, ceil(C/32)]``."""
-    if threshold is None:
-        bits = x != 0
-        refuse_first(x, bits & (x != 1), "values of 0 and 1")
-    else:
-        bits = x > threshold
-        refuse_first(x, x.isnan(), "numbers")
+def pack(x: Tensor, threshold: float | None, check: bool = True) -> Tensor:
+    """Bits of ``x > threshold``, or of x itself if its values are all 0 or 1, as int32 words ``[.., R, ceil(C/32)]``.
+
+    With `check`, other values, or NaN against a threshold, are a ValueError. Without, all but 0 count as 1, and NaN is not
+    above a threshold.
+    """
+    bits = x != 0 if threshold is None else x > threshold
+    if check:
+        bad, expected = (bits & (x != 1), "values of 0 and 1") if threshold is None else (x.isnan(), "numbers")
+        refuse_first(x, bad, expected)
     cols = x.shape[-1]
     padded = torch.nn.functional.pad(bits, (0, words_for(cols) * WORD_BITS - cols))
     lanes = padded.unflatten(-1, (words_for(cols), WORD_BITS)).to(torch.int64)

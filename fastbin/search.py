@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastbin import checkpoint, ops, reference
+from fastbin import backends, checkpoint, ops, reference
 from fastbin.arrays import Labels
 from fastbin.backprop import backprop
 from fastbin.bits import BitMatrix
@@ -26,6 +26,7 @@ from fastbin.data import Dataset, Standardizer, load_dataset, split_validation, 
 from fastbin.result import EpochRecord, SearchResult, evaluate, make_net, read_result
 from fastbin.rules import Rule, ScoreRule, UpdateState
 from fastbin.runs import CHECKPOINT, NETWORK, RunFolderError, append_metrics, locked, write_config, write_metrics
+from fastbin.steps import Part, Steps
 
 
 def derived_seed(seed: int, *path: int) -> int:
@@ -53,31 +54,41 @@ class Search:
         weights = []
         for i, (n_in, n_out) in enumerate(pairwise(widths)):
             generator = torch.Generator().manual_seed(derived_seed(config.seed, _SCORES, i))
-            scores = (torch.randn(n_out, n_in, generator=generator) * config.init_std).to(config.device)
+            scores = torch.randn(n_out, n_in, generator=generator) * config.init_std
             w = BitMatrix.pack(scores, threshold=0.0)
-            state = rule.init_state(w, derived_seed(config.seed, _SAMPLING, i))
+            seed = derived_seed(config.seed, _SAMPLING, i)
             if isinstance(rule, ScoreRule) and rule.sample:
-                w = BitMatrix(reference.sample_bits(scores, rule.tau, state.seed, 0), n_in)
-            weights.append(w)
-            self.scores.append(scores if isinstance(rule, ScoreRule) else None)
-            self.states.append(state)
+                w = BitMatrix(reference.sample_bits(scores, rule.tau, torch.tensor([seed]), 0), n_in)
+            # Drawn on the CPU, so that a seed means the same start on every device.
+            weights.append(w.to(config.device))
+            self.scores.append(scores.to(config.device) if isinstance(rule, ScoreRule) else None)
+            self.states.append(rule.init_state(weights[-1], seed))
         self.net = make_net(config, widths, weights)
 
-    def step(self, x: Tensor, y: Tensor, rule: Rule) -> tuple[Tensor, Tensor, Tensor]:
+    def step(self, x: Tensor, y: Tensor, rule: Rule, hyper: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """One step on standardised inputs ``[B, n_0]`` and class indices ``[B]``.
 
+        Args:
+            x: inputs.
+            y: class indices.
+            rule: of this step.
+            hyper: float64 ``[1, 6]``, the rule's constants on the search's device; copied there without.
+
         Returns:
-            Without synchronising: the batch's loss and its right predictions before the update, and each layer's flips
-            ``[L]``.
+            The batch's loss and its right predictions before the update, and each layer's flips ``[L]``. With `hyper`,
+            nothing waits for the device.
         """
+        hyper = rule.hyper(1, x.device) if hyper is None else hyper
         if self.config.estimator == "soft":
-            return self._soft_step(x, y, rule)
+            return self._soft_step(x, y, rule, hyper)
         batch = backprop(self.net, x, y)
         layers = zip(self.scores, batch.grads, batch.inputs, self.net.weights(), self.states, strict=True)
-        flips = [ops.mask_grad_update_(scores, gy, h, w, state, rule) for scores, gy, h, w, state in layers]
+        flips = [
+            ops.mask_grad_update_(scores, gy, h, w, state, rule, hyper=hyper) for scores, gy, h, w, state in layers
+        ]
         return batch.loss, (batch.logits.argmax(1) == y).sum(), torch.stack(flips)
 
-    def _soft_step(self, x: Tensor, y: Tensor, rule: Rule) -> tuple[Tensor, Tensor, Tensor]:
+    def _soft_step(self, x: Tensor, y: Tensor, rule: Rule, hyper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # The gradient of the mean-field relaxation itself, on dense weights sigmoid(θ/τ).
         assert isinstance(rule, ScoreRule)
         weights = [torch.sigmoid(s / rule.tau).requires_grad_() for s in self.scores if s is not None]
@@ -90,7 +101,7 @@ class Search:
         loss = F.cross_entropy(logits, y)
         grads = torch.autograd.grad(loss, weights)
         flips = [
-            ops.mask_update_(scores, g, bits, state, rule)
+            ops.mask_update_(scores, g, bits, state, rule, hyper=hyper)
             for scores, g, bits, state in zip(self.scores, grads, self.net.weights(), self.states, strict=True)
         ]
         return loss.detach(), (logits.argmax(1) == y).sum(), torch.stack(flips)
@@ -127,14 +138,6 @@ class Search:
 
 class SearchError(RuntimeError):
     """The search cannot go on; the message says where and why."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Part:
-    """Standardised inputs and class indices of one part of the data, on the search's device."""
-
-    x: Tensor
-    y: Tensor
 
 
 def run_search(
@@ -223,8 +226,10 @@ def _run(
         write_config(folder, config, dataset.name)
         write_metrics(folder, best.history)
     history = best.history
+    inputs = dataclasses.replace(train, x=train.x.to(getattr(torch, config.activations)))
+    steps = Steps(search.step, len(search.states), inputs, min(config.batch_size, len(train.y)), _capturable(config))
     while len(history) < config.epochs and not _stalled(config, history, best.best_epoch):
-        record = _epoch(search, train, validation, len(history) + 1)
+        record = _epoch(search, steps, validation, len(history) + 1)
         history = [*history, record]
         if _better(record, history[best.best_epoch - 1] if best.best_epoch else None):
             best = _result(dataset, config, standardizer, search.found(), history, record.epoch)
@@ -242,15 +247,15 @@ def _run(
     return dataclasses.replace(best, test_accuracy=evaluate(best.net, x_test, dataset.y_test.to(config.device))[1])
 
 
-def _prepare(dataset: Dataset, config: SearchConfig) -> tuple[_Part, _Part, Standardizer]:
+def _prepare(dataset: Dataset, config: SearchConfig) -> tuple[Part, Part, Standardizer]:
     train_at, validation_at = split_validation(dataset.y_train, config.validation, config.seed)
     standardizer = Standardizer.fit(dataset.x_train[train_at], dataset.pixels)
     x = standardizer.transform(dataset.x_train)  # whole: it takes no empty part
-    parts = [_Part(x[at].to(config.device), dataset.y_train[at].to(config.device)) for at in (train_at, validation_at)]
+    parts = [Part(x[at].to(config.device), dataset.y_train[at].to(config.device)) for at in (train_at, validation_at)]
     return parts[0], parts[1], standardizer
 
 
-def _fingerprint(train: _Part, validation: _Part, labels: Labels) -> str:
+def _fingerprint(train: Part, validation: Part, labels: Labels) -> str:
     digest = hashlib.sha256(repr(labels).encode())
     for part in (train, validation):
         for t in (part.x, part.y):
@@ -285,23 +290,26 @@ def _restore(path: Path, search: Search, config: SearchConfig, fingerprint: str)
     return dataclasses.replace(best, net=best.net.to(config.device))
 
 
-def _epoch(search: Search, train: _Part, validation: _Part, epoch: int) -> EpochRecord:
+def _capturable(config: SearchConfig) -> bool:
+    """Whether a step can be a CUDA graph.
+
+    The estimator ``soft`` makes its weights with a number of the host's that changes from step to step, the temperature, and
+    the reference reads the number of the step on the host.
+    """
+    on_gpu = torch.device(config.device).type == "cuda"
+    return on_gpu and config.estimator != "soft" and backends.requested() != "reference"
+
+
+def _epoch(search: Search, steps: Steps, validation: Part, epoch: int) -> EpochRecord:
     started = time.perf_counter()
     config = search.config
-    samples = len(train.y)
+    samples = len(steps.train.y)
     generator = torch.Generator().manual_seed(derived_seed(config.seed, _ORDER, epoch))
-    batches = torch.randperm(samples, generator=generator).to(config.device).split(min(config.batch_size, samples))
-    # Sums stay on the device: nothing waits for it inside an epoch.
-    loss = torch.zeros((), dtype=torch.float64, device=config.device)
-    correct = torch.zeros((), dtype=torch.int64, device=config.device)
-    flips = torch.zeros(len(search.states), dtype=torch.int64, device=config.device)
-    for i, batch in enumerate(batches):
-        rule = config.rule_at((epoch - 1 + i / len(batches)) / config.epochs)
-        batch_loss, batch_correct, batch_flips = search.step(train.x[batch], train.y[batch], rule)
-        loss += batch_loss.double() * len(batch)
-        correct += batch_correct
-        flips += batch_flips
-    train_loss = _finite(float(loss) / samples, epoch)
+    batches = torch.randperm(samples, generator=generator).to(config.device).split(steps.batch_size)
+    rules = [config.rule_at((epoch - 1 + i / len(batches)) / config.epochs) for i in range(len(batches))]
+    steps.run(batches, rules)
+    train_loss = _finite(float(steps.loss) / samples, epoch)
+    rule = rules[-1]
     found = search.found()
     validation_loss = validation_accuracy = None
     if len(validation.y):
@@ -312,10 +320,10 @@ def _epoch(search: Search, train: _Part, validation: _Part, epoch: int) -> Epoch
     return EpochRecord(
         epoch=epoch,
         train_loss=train_loss,
-        train_accuracy=int(correct) / samples,
+        train_accuracy=int(steps.correct) / samples,
         validation_loss=validation_loss,
         validation_accuracy=validation_accuracy,
-        flips=flips.tolist(),
+        flips=steps.flips.tolist(),
         density=[w.density() for w in found],
         lr=rule.lr if isinstance(rule, ScoreRule) else 0.0,
         tau=rule.tau if isinstance(rule, ScoreRule) else 1.0,

@@ -109,8 +109,9 @@ def _pack(x_ptr, words_ptr, bad_ptr, threshold, words, row_words, cols, COMPARE:
         bits = x != 0
         bad = bits & (x != 1)
     tl.store(words_ptr + word, encode(bits), mask=exists)
-    found = tl.max(tl.max(bad.to(tl.int32), axis=1), axis=0)
-    tl.store(bad_ptr, found, mask=found != 0)  # programs that store at all store the same 1
+    if bad_ptr is not None:
+        found = tl.max(tl.max(bad.to(tl.int32), axis=1), axis=0)
+        tl.store(bad_ptr, found, mask=found != 0)  # programs that store at all store the same 1
 
 
 @triton.jit
@@ -158,14 +159,16 @@ def members(t: Tensor) -> int:
     return t.shape[0] if t.dim() == 3 else 1
 
 
-def pack(x: Tensor, threshold: float | None) -> Tensor:
+def pack(x: Tensor, threshold: float | None, check: bool = True) -> Tensor:
+    """As `fastbin.reference.pack`; only `check` waits for the GPU."""
     if threshold is not None and x.dtype != torch.float32:  # torch knows how each dtype compares with a float
-        refuse_first(x, x.isnan(), "numbers")
+        if check:
+            refuse_first(x, x.isnan(), "numbers")
         x, threshold = x > threshold, None
     x = x.contiguous()
     cols = x.shape[-1]
     words = x.new_empty((*x.shape[:-1], words_for(cols)), dtype=torch.int32)
-    bad = words.new_zeros(1)
+    bad = words.new_zeros(1) if check and x.dtype != torch.bool else None
     if words.numel():
         with torch.cuda.device_of(x):
             _pack[(triton.cdiv(words.numel(), TILE_WORDS),)](
@@ -180,7 +183,7 @@ def pack(x: Tensor, threshold: float | None) -> Tensor:
                 TILE=TILE_WORDS,
                 enable_fp_fusion=False,
             )
-    if x.dtype != torch.bool and bad.item():
+    if bad is not None and bad.item():
         if threshold is None:
             refuse_first(x, (x != 0) & (x != 1), "values of 0 and 1")
         else:

@@ -17,7 +17,14 @@ def fresh(monkeypatch):
     """Look everything up anew, before and after; both implementations are stand-ins that say their name."""
 
     def clear():
-        for cached in (backends._load, backends._by_shape, backends._chosen, choices.device_names, choices._table):
+        for cached in (
+            backends._load,
+            backends._by_shape,
+            backends._chosen,
+            choices.device_names,
+            choices.serving,
+            choices._table,
+        ):
             cached.cache_clear()
 
     clear()
@@ -53,6 +60,7 @@ def test_the_file_names_every_class_for_any_device():
         if entry["basis"] == "measured":
             assert set(entry["seconds"]) == set(entry["order"]) and entry["case"]
             assert entry["order"] == sorted(entry["order"], key=entry["seconds"].get)
+        assert "triton" in entry["order"], (device, op, kind)  # which serves every card
     for op, kinds in known.items():
         for kind in kinds:
             assert choices.entry(op, kind, None)
@@ -60,7 +68,13 @@ def test_the_file_names_every_class_for_any_device():
 
 @pytest.mark.parametrize(
     ("capability", "expected"),
-    [((9, 0), ("cpp", "triton", "cpp", "cpp")), ((10, 0), ("triton", "triton", "cpp", "triton"))],
+    [
+        ((8, 0), ("cpp", "triton", "cpp", "cpp")),
+        ((9, 0), ("cpp", "triton", "cpp", "cpp")),
+        ((10, 0), ("triton", "triton", "cpp", "triton")),
+        ((10, 3), ("triton", "triton", "cpp", "triton")),
+        ((12, 0), ("triton", "triton", "cpp", "triton")),
+    ],
 )
 def test_the_shape_and_the_device_choose(monkeypatch, capability, expected):
     use_gpu(monkeypatch, "a card nobody has measured", capability)
@@ -73,6 +87,15 @@ def test_a_card_that_was_measured_takes_its_own_order(monkeypatch):
     own = {"order": ["triton", "cpp"], "basis": "measured", "seconds": {"triton": 1.0, "cpp": 2.0}, "case": "8192"}
     monkeypatch.setitem(choices._table()["devices"], "Some Card", {"bit_matmul": {"large": own}})
     assert (matmul(2048), matmul(8), linear(1)) == ("triton", "cpp", "cpp")
+
+
+def test_what_does_not_serve_a_card_is_taken_by_force_only(monkeypatch):
+    use_gpu(monkeypatch, "Some Card", (12, 0))
+    own = {"order": ["cpp", "triton"], "basis": "modelled"}
+    monkeypatch.setitem(choices._table()["devices"], "Some Card", {"bit_linear": {"vector": own}})
+    assert linear(1) == "triton"
+    monkeypatch.setenv("FASTBIN_CUDA_IMPL", "cpp")
+    assert linear(1) == "cpp"
 
 
 @pytest.mark.parametrize("name", ["triton", "cpp"])

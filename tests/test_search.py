@@ -301,7 +301,7 @@ def test_patience_stops():
 def test_each_sample_once_an_epoch(monkeypatch):
     seen = []
     step = Search.step
-    monkeypatch.setattr(Search, "step", lambda self, x, y, rule: seen.append(x) or step(self, x, y, rule))
+    monkeypatch.setattr(Search, "step", lambda self, x, *rest: seen.append(x) or step(self, x, *rest))
     result = run_search(blobs(), config(batch_size=7, validation=0))
     x = result.standardizer.transform(blobs()[0])
     epochs = [torch.cat(seen[:9]), torch.cat(seen[9:])]
