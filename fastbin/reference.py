@@ -29,8 +29,7 @@ def words_for(cols: int) -> int:
 def pack(x: Tensor, threshold: float | None, check: bool = True) -> Tensor:
     """Bits of ``x > threshold``, or of x itself if its values are all 0 or 1, as int32 words ``[.., R, ceil(C/32)]``.
 
-    With `check`, other values, or NaN against a threshold, are a ValueError. Without, all but 0 count as 1, and NaN is not
-    above a threshold.
+    With `check`, other values, or NaN against a threshold, are a ValueError. Without, NaN is not above a threshold.
     """
     bits = x != 0 if threshold is None else x > threshold
     if check:

@@ -75,6 +75,13 @@ def test_nan_has_no_side_of_a_threshold(threshold: float) -> None:
         BitMatrix.pack(torch.zeros(3, 40), threshold=torch.nan)
 
 
+def test_step_takes_nan_for_not_above() -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        z = torch.linspace(-1, 1, 15 * 333).view(15, 333).to(dtype)
+        z[3, 70], z[14, 332] = torch.nan, torch.nan
+        assert torch.equal(ops.step(z).unpack(torch.bool), z > 0)
+
+
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.float32])
 def test_words_of_another_dtype_are_refused(dtype: torch.dtype) -> None:
     with pytest.raises(TypeError, match=f"int32 tensor, got {dtype}"):

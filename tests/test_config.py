@@ -125,6 +125,7 @@ def test_refused_values_are_named(name, value):
         ({"rule": "bop", "estimator": "sample"}, "bop.*hard.*'sample'"),
         ({"rule": "bop", "estimator": "soft"}, "bop.*hard.*'soft'"),
         ({"activation": "step", "estimator": "soft"}, "soft.*step"),
+        ({"activations": "bfloat16", "estimator": "soft"}, "soft.*float32"),
         ({"lr_schedule": "geometric", "lr_end": 0.0}, "lr_end.*geometric"),
     ],
 )

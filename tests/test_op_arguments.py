@@ -125,6 +125,9 @@ def test_updates_refuse(op: str) -> None:
     no(TypeError, "state.step must be one of torch.int64, got torch.int32", state=replace(state, step=state.step.int()))
     no(ValueError, "state.step must have shape [1], got []", state=replace(state, step=torch.tensor(3)))
     no(ValueError, "state.seed must have shape [1], got [2]", state=replace(state, seed=torch.tensor([1, 2])))
+    no(TypeError, "hyper must be one of torch.float64, got torch.float32", hyper=torch.zeros(1, 6))
+    no(ValueError, "hyper must be contiguous and of shape [1, 6], got [6]", hyper=torch.zeros(6).double())
+    no(ValueError, "hyper is on meta, the bits on cpu", hyper=torch.zeros(1, 6, device="meta").double())
     if op == "mask_update_":
         no(TypeError, "grad must be one of torch.float32, got torch.bfloat16", grad=torch.zeros(5, 40).bfloat16())
         no(ValueError, "grad must have the shape of the bits [5, 40], got [40]", grad=torch.zeros(40))

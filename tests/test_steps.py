@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastbin import SearchConfig, backends, library, search, steps
@@ -90,11 +88,23 @@ def test_what_is_captured():
 
 
 class NoWaiting(TorchDispatchMode):
-    """Fails when an op brings numbers from the host to the GPU, or from the GPU to the host."""
+    """Fails when an op brings numbers from the host to the GPU, for which meta tensors stand, or back."""
 
     def __init__(self):
         super().__init__()
         self.ops = set()
+
+    def __enter__(self):
+        self.tensor = torch.tensor  # whose copy to a GPU no dispatch mode sees
+        torch.tensor = self.refuse
+        return super().__enter__()
+
+    def __exit__(self, *exception):
+        torch.tensor = self.tensor
+        return super().__exit__(*exception)
+
+    def refuse(self, *args, **kwargs):
+        raise AssertionError("torch.tensor brings numbers from the host")
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.ops.add(func.name())
@@ -102,7 +112,7 @@ class NoWaiting(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         flat = torch.utils._pytree.tree_leaves((args, kwargs, out))
         devices = {t.device.type for t in flat if isinstance(t, torch.Tensor)}
-        assert devices <= {"cuda"}, f"{func} is on {devices}"
+        assert devices <= {"meta"}, f"{func} is on {devices}"
         return out
 
 
@@ -115,7 +125,6 @@ def launched(monkeypatch):
         triton.runtime.jit.JITFunction, "run", lambda self, *args, **kwargs: names.append(self.fn.__name__)
     )
     monkeypatch.setattr(torch.cuda, "device_of", lambda t: contextlib.nullcontext())
-    monkeypatch.setattr(importlib.import_module("fastbin.kernels.configs"), "device_name", lambda index: "default")
 
     def call(self, *args):
         on_cpu = any(t.is_cpu for t in torch.utils._pytree.tree_leaves(args) if isinstance(t, torch.Tensor))
@@ -125,24 +134,18 @@ def launched(monkeypatch):
     return names
 
 
-def on_gpu(t):
-    return torch.empty(t.shape, dtype=t.dtype, device="cuda")
-
-
 def searching_on_a_gpu(config):
-    """A search whose tensors only say that they are on a GPU."""
-    found = Search(dataclasses.replace(config, device="cpu"), WIDTHS)
-    with FakeTensorMode() as fake:
-        found.scores = [None if s is None else on_gpu(s) for s in found.scores]
-        found.states = [
-            dataclasses.replace(s, buffers=tuple(map(on_gpu, s.buffers)), step=on_gpu(s.step), seed=on_gpu(s.seed))
-            for s in found.states
-        ]
-        for layer in found.net.bit_layers():
-            layer.words = on_gpu(layer.words)
-        train = Part(on_gpu(torch.empty(64, 70).to(getattr(torch, config.activations))), on_gpu(torch.arange(64)))
-        running = Steps(found.step, 3, train, 16, False)
-    return found, running, fake
+    found = Search(config, WIDTHS)
+    found.net.to("meta")
+    found.scores = [None if s is None else s.to("meta") for s in found.scores]
+    found.states = [
+        dataclasses.replace(
+            s, buffers=tuple(b.to("meta") for b in s.buffers), step=s.step.to("meta"), seed=s.seed.to("meta")
+        )
+        for s in found.states
+    ]
+    x = torch.empty(64, WIDTHS[0], dtype=getattr(torch, config.activations), device="meta")
+    return found, Steps(found.step, 3, Part(x, torch.empty(64, dtype=torch.int64, device="meta")), 16, False)
 
 
 @pytest.mark.parametrize("activations", ["float32", "bfloat16"])
@@ -158,12 +161,11 @@ def searching_on_a_gpu(config):
 )
 def test_a_step_waits_for_nothing(options, activations, launched):
     config = SearchConfig(hidden=WIDTHS[1:-1], activations=activations, **options)
-    _, running, fake = searching_on_a_gpu(config)
+    _, running = searching_on_a_gpu(config)
     rule = config.rule_at(0.0)
-    with fake:
-        batch, hyper = torch.empty(16, dtype=torch.int64, device="cuda"), on_gpu(rule.hyper(1, torch.device("cpu")))
-        with NoWaiting() as seen:
-            running.step(batch, rule, hyper)
+    batch, hyper = torch.empty(16, dtype=torch.int64, device="meta"), rule.hyper(1, torch.device("meta"))
+    with NoWaiting() as seen:
+        running.step(batch, rule, hyper)
     assert "aten::nll_loss_backward" in seen.ops
     assert {"_begin_step"} < set(launched)
     assert ("_pack" in launched) is (config.activation == "step")
@@ -171,13 +173,12 @@ def test_a_step_waits_for_nothing(options, activations, launched):
 
 def test_what_would_wait_is_seen(launched):
     config = SearchConfig(hidden=WIDTHS[1:-1])
-    found, running, fake = searching_on_a_gpu(config)
-    with fake:
-        x, y = running.train.x[:16], running.train.y[:16]
-        with NoWaiting(), pytest.raises((AssertionError, RuntimeError)):
-            found.step(x, y, config.rule_at(0.0))  # its constants come from the host
-        with NoWaiting(), pytest.raises(AssertionError, match="_local_scalar_dense"):
-            library.pack(x, 0.0)  # looks for NaN
+    found, running = searching_on_a_gpu(config)
+    x, y = running.train.x[:16], running.train.y[:16]
+    with NoWaiting(), pytest.raises(AssertionError, match="from the host"):
+        found.step(x, y, config.rule_at(0.0))  # its constants come from the host
+    with NoWaiting(), pytest.raises(AssertionError, match="_local_scalar_dense"):
+        library.pack(x, 0.0)  # looks for NaN
 
 
 def test_bfloat16_activations_change_little():

@@ -88,6 +88,12 @@ def test_pack_names_a_bad_value(value, threshold, message, dtype):
     assert "(1, 35)" in str(error.value)
 
 
+def test_pack_unchecked_takes_nan_for_not_above():
+    x = torch.where(random_bits(5, 70), 1.0, math.nan)
+    for dtype in FLOATS:
+        assert torch.equal(bits.pack(x.to(dtype), 0.0, False), reference.pack(x > 0, None))
+
+
 def test_popcount_over_several_programs():
     words = torch.randint(-(2**31), 2**31, (2, 3, 3000), dtype=torch.int64).to(torch.int32)
     assert torch.equal(bits.popcount(words), reference.popcount(words))
