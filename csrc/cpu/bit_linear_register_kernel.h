@@ -36,9 +36,12 @@ struct RegisterKernel {
     for (int s = 0; s < S; ++s) {
       for (int64_t word = 0; word < words; ++word) {
         A values[32 + kBits] = {};
-        const int64_t at = first + 32 * word;
-        for (int64_t i = 0; i < 32 && at + i < inputs && s < samples; ++i) {
-          values[i] = static_cast<A>(x[s * inputs + at + i]);
+        const int64_t left = s < samples ? inputs - (first + 32 * word) : 0;
+        const X* from = x + s * inputs + first + 32 * word;
+        if (left >= 32) {
+          for (int i = 0; i < 32; ++i) values[i] = static_cast<A>(from[i]);
+        } else {
+          for (int64_t i = 0; i < left; ++i) values[i] = static_cast<A>(from[i]);
         }
         for (int t = 0; t < kWordTables; ++t) {
           Values sum = {};
@@ -63,19 +66,22 @@ struct RegisterKernel {
 #pragma GCC unroll 4
       for (int s = 0; s < S; ++s) {
         table[s] = load_table(tables + (t * S + s) * kLanes);
-        keep_in_register(table[s]);
+        keep_order(table[s]);
       }
 #pragma GCC unroll 4
       for (int g = 0; g < kGroups; ++g) {
         const Words index = shift_right(word[g], t * kBits);
 #pragma GCC unroll 4
-        for (int s = 0; s < S; ++s) sums[s][g] = add(sums[s][g], permute(table[s], index));
+        for (int s = 0; s < S; ++s) {
+          sums[s][g] = add(sums[s][g], permute(table[s], index));
+          keep_order(sums[s][g]);
+        }
       }
     }
   }
 
-  // The compiler would fold the load into each permute.
-  static FASTBIN_INLINE void keep_in_register(Sum& v) { asm("" : "+x"(v)); }
+  // Table by table: the compiler would fold the loads into the permutes, or do all the permutes first and spill them.
+  static FASTBIN_INLINE void keep_order(Sum& v) { asm volatile("" : "+x"(v)); }
 
   // Adds the products of some words, kTileOutputs of each, to the accumulators [S][count] of outputs from r on.
   static FASTBIN_INLINE void add_words(const uint32_t* staged, int64_t stride, int64_t words, const A* tables,
@@ -182,8 +188,8 @@ struct RegisterKernel {
 
 // Samples go in pairs: the second one shares the transposes and the shifts.
 template <typename X, typename A>
-static void run_in_registers(const X* x, const uint32_t* w, A* y, int64_t samples, int64_t rows, int64_t cols,
-                             int64_t first, int64_t count, bool transposed, void* scratch) {
+static void small_product(const X* x, const uint32_t* w, A* y, int64_t samples, int64_t rows, int64_t cols,
+                          int64_t first, int64_t count, bool transposed, void* scratch) {
   const int64_t inputs = transposed ? rows : cols;
   const int64_t outputs = transposed ? cols : rows;
   for (int64_t s = 0; s < samples; s += 2) {
@@ -194,3 +200,5 @@ static void run_in_registers(const X* x, const uint32_t* w, A* y, int64_t sample
 
 }  // namespace FASTBIN_ISA_NAMESPACE
 }  // namespace fastbin
+
+#include "cpu/bit_linear_small_entry.h"

@@ -7,6 +7,8 @@ namespace avx512 {
 namespace {
 
 using Words = __m512i;
+// An estimate: four samples take 4 / 64 operations a product, half a block's eight lanes 1 / 8.
+constexpr int64_t kSmallBatch = 4;
 constexpr int kLanes = 16;
 constexpr int kBits = 4;
 
@@ -52,6 +54,4 @@ FASTBIN_INLINE void transpose_words(Words (&a)[16]) {
 }  // namespace avx512
 }  // namespace fastbin
 
-#define FASTBIN_REGISTER_SAMPLES 4
 #include "cpu/bit_linear_register_kernel.h"
-#include "cpu/bit_linear_small_kernel.h"
