@@ -80,9 +80,6 @@ struct RegisterKernel {
     }
   }
 
-  // Table by table: the compiler would fold the loads into the permutes, or do all the permutes first and spill them.
-  static FASTBIN_INLINE void keep_order(Sum& v) { asm volatile("" : "+x"(v)); }
-
   // Adds the products of some words, kTileOutputs of each, to the accumulators [S][count] of outputs from r on.
   static FASTBIN_INLINE void add_words(const uint32_t* staged, int64_t stride, int64_t words, const A* tables,
                                        int64_t r, int64_t count, A* acc) {

@@ -23,6 +23,9 @@ FASTBIN_INLINE __m256i permute(__m256i table, Words index) { return _mm256_permu
 FASTBIN_INLINE __m256 add(__m256 a, __m256 b) { return _mm256_add_ps(a, b); }
 FASTBIN_INLINE __m256i add(__m256i a, __m256i b) { return _mm256_add_epi32(a, b); }
 
+FASTBIN_INLINE void keep_order(__m256& v) { asm volatile("" : "+x"(v)); }
+FASTBIN_INLINE void keep_order(__m256i& v) { asm volatile("" : "+x"(v)); }
+
 // Two rounds within 16-byte lanes, one of whole lanes.
 FASTBIN_INLINE void transpose_words(Words (&a)[8]) {
   Words b[8], c[8];

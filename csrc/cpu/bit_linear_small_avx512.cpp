@@ -22,6 +22,14 @@ FASTBIN_INLINE __m512i permute(__m512i table, Words index) { return _mm512_permu
 FASTBIN_INLINE __m512 add(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
 FASTBIN_INLINE __m512i add(__m512i a, __m512i b) { return _mm512_add_epi32(a, b); }
 
+#if defined(FASTBIN_EMULATE_AVX512)
+template <typename V>
+FASTBIN_INLINE void keep_order(V&) {}
+#else
+FASTBIN_INLINE void keep_order(__m512& v) { asm volatile("" : "+v"(v)); }
+FASTBIN_INLINE void keep_order(__m512i& v) { asm volatile("" : "+v"(v)); }
+#endif
+
 // Two rounds within 16-byte lanes, two of whole lanes.
 FASTBIN_INLINE void transpose_words(Words (&a)[16]) {
   Words b[16], c[16];
