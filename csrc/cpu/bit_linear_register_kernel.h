@@ -4,7 +4,9 @@
 // 3 two cycles instead of one.) N x N blocks of words are transposed in registers to get there.
 //
 // The including file defines, in this namespace: Words, kLanes (N), kBits (K), load_words, store_words,
-// transpose_words, shift_right, and load_table, permute(table, index) and add for float and int32 vectors.
+// load_transposed, shift_right, and load_table, permute(table, index), add and keep_order for float and int32 vectors.
+// keep_order holds the work to one table after another: the compiler would fold the loads into the permutes, or do all
+// the permutes first and spill them.
 #pragma once
 
 #include "cpu/bit_linear_isa.h"
@@ -113,9 +115,7 @@ struct RegisterKernel {
     for (int64_t g = 0; g < kGroups; ++g) {
       for (int64_t j = 0; j < kBlockWords; j += kLanes) {
         Words block[kLanes];
-#pragma GCC unroll 16
-        for (int i = 0; i < kLanes; ++i) block[i] = load_words(from + (g * kLanes + i) * row_words + j);
-        transpose_words(block);
+        load_transposed(from + g * kLanes * row_words + j, row_words, block);
 #pragma GCC unroll 16
         for (int i = 0; i < kLanes; ++i) store_words(staged + (j + i) * kTileOutputs + g * kLanes, block[i]);
       }
@@ -129,9 +129,12 @@ struct RegisterKernel {
       const int64_t outputs = count - r < kTileOutputs ? count - r : kTileOutputs;
       for (int64_t word = 0; word < words; word += kBlockWords) {
         const uint32_t* from = w + r * row_words + word;
-        // The tile's rows are as many streams as no hardware prefetcher follows: a few lines ahead of each, into L2.
+        // The tile's rows are as many streams as no hardware prefetcher follows: a few lines ahead of each, into L2, and
+        // at their ends the beginnings of the next tile's.
         constexpr int64_t kAhead = 4 * kBlockWords;
-        for (int64_t i = 0; i < outputs; ++i) __builtin_prefetch(from + i * row_words + kAhead, 0, 2);
+        const uint32_t* coming = from + kAhead;
+        if (word + kAhead >= words) coming += kTileOutputs * row_words - words;
+        for (int64_t i = 0; i < kTileOutputs; ++i) __builtin_prefetch(coming + i * row_words, 0, 2);
         stage(from, row_words, outputs, words - word, staged);
         add_words(staged, kTileOutputs, kBlockWords, tables + word * kTableValues, r, count, acc);
       }

@@ -30,9 +30,12 @@ FASTBIN_INLINE void keep_order(__m512& v) { asm volatile("" : "+v"(v)); }
 FASTBIN_INLINE void keep_order(__m512i& v) { asm volatile("" : "+v"(v)); }
 #endif
 
-// Two rounds within 16-byte lanes, two of whole lanes.
-FASTBIN_INLINE void transpose_words(Words (&a)[16]) {
+// Sixteen words of sixteen rows, a vector a row, to a vector a word: two rounds within 16-byte lanes, two of whole
+// lanes.
+FASTBIN_INLINE void load_transposed(const uint32_t* from, int64_t stride, Words (&a)[16]) {
   Words b[16], c[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) a[i] = load_words(from + i * stride);
 #pragma GCC unroll 8
   for (int i = 0; i < 16; i += 2) {
     b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
