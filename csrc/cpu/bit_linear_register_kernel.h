@@ -129,8 +129,8 @@ struct RegisterKernel {
       const int64_t outputs = count - r < kTileOutputs ? count - r : kTileOutputs;
       for (int64_t word = 0; word < words; word += kBlockWords) {
         const uint32_t* from = w + r * row_words + word;
-        // The tile's rows are as many streams as no hardware prefetcher follows: a few lines ahead of each, into L2, and
-        // at their ends the beginnings of the next tile's.
+        // The tile's rows are as many streams as no hardware prefetcher follows: a few lines ahead of each, into L2,
+        // and at their ends the beginnings of the next tile's.
         constexpr int64_t kAhead = 4 * kBlockWords;
         const uint32_t* coming = from + kAhead;
         if (word + kAhead >= words) coming += kTileOutputs * row_words - words;
