@@ -12,6 +12,8 @@ using Cells = Floats;
 constexpr int kCellSamples = 1;
 constexpr int kMicroRows = 6;
 
+FASTBIN_INLINE float cell(float sample, float) { return sample; }
+
 FASTBIN_INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
 
 }  // namespace avx2

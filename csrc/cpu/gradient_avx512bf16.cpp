@@ -27,7 +27,7 @@ FASTBIN_INLINE uint32_t bfloat16(float value) {
   return (bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16 | 0x40u) : rounded;
 }
 
-FASTBIN_INLINE uint32_t pair(float first, float second) { return bfloat16(first) | bfloat16(second) << 16; }
+FASTBIN_INLINE uint32_t cell(float first, float second) { return bfloat16(first) | bfloat16(second) << 16; }
 
 }  // namespace avx512bf16
 }  // namespace fastbin

@@ -6,7 +6,7 @@
 //   Cells                   a vector of what a lane holds of gy or x: a float, or two samples as bf16 in 32 bits
 //   kCellSamples            1 or 2, the samples to a cell
 //   multiply_add(a, b, c)   c + the products of the samples in a and b, fused where the instruction set can
-//   pair(a, b)              two samples as a cell, where kCellSamples is 2
+//   cell(first, second)     of the samples, where there is a second
 //   kMicroRows              rows of the micro-tile, whose columns are two vectors
 #pragma once
 
@@ -37,20 +37,17 @@ template <int kWidth>
 void pack_panels(const float* matrix, int64_t stride, int64_t batch, int64_t width, void* panels) {
   const int64_t depth = (batch + kCellSamples - 1) / kCellSamples;
   for (int64_t d = 0; d < depth; ++d) {
-    const float* row = matrix + d * kCellSamples * stride;
-    Cell* out = static_cast<Cell*>(panels) + d * kWidth;
+    const float* first = matrix + d * kCellSamples * stride;
+    const bool paired = (d + 1) * kCellSamples <= batch;  // else the last of an odd number of samples goes with 0
+    const float* second = paired ? first + (kCellSamples - 1) * stride : first;
+    Cell* __restrict out = static_cast<Cell*>(panels) + d * kWidth;
     int64_t i = 0;
-    if constexpr (kCellSamples == 1) {
-      for (; i + kWidth <= width; i += kWidth, out += depth * kWidth) std::memcpy(out, row + i, kWidth * sizeof(float));
-      if (i < width) {
-        for (int j = 0; j < kWidth; ++j) out[j] = i + j < width ? row[i + j] : 0.0f;
-      }
-    } else {
-      const bool whole = d * 2 + 1 < batch;  // the last sample of an odd number goes with a 0
-      const float* next = whole ? row + stride : row;
-      for (; i < width; i += kWidth, out += depth * kWidth) {
-        for (int j = 0; j < kWidth; ++j) out[j] = 0;
-        for (int j = 0; j < kWidth && i + j < width; ++j) out[j] = pair(row[i + j], whole ? next[i + j] : 0.0f);
+    for (; i + kWidth <= width; i += kWidth, out += depth * kWidth) {
+      for (int j = 0; j < kWidth; ++j) out[j] = cell(first[i + j], paired ? second[i + j] : 0.0f);
+    }
+    if (i < width) {
+      for (int j = 0; j < kWidth; ++j) {
+        out[j] = i + j < width ? cell(first[i + j], paired ? second[i + j] : 0.0f) : Cell{0};
       }
     }
   }

@@ -10,6 +10,8 @@ using Cells = Floats;
 constexpr int kCellSamples = 1;
 constexpr int kMicroRows = 6;
 
+FASTBIN_INLINE float cell(float sample, float) { return sample; }
+
 FASTBIN_INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return a * b + c; }
 
 }  // namespace scalar
