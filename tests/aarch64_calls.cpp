@@ -2,7 +2,6 @@
 //
 // A call is a line "<op> <sizes> ; <bytes of each operand>" and then the operands themselves; see test_aarch64.py.
 #include <cstdint>
-#include <cstdio>
 #include <functional>
 #include <iostream>
 #include <map>
