@@ -207,8 +207,8 @@ def test_products_of_a_million_inputs(target: Target, dtype: torch.dtype, batch:
     words, words_t = numpy_words(bits), numpy_words(bits.mT)
     for kind in ("normal", "positive"):
         x = values((batch, inputs), dtype, 23, kind)
-        if dtype == torch.int8 and kind == "positive":
-            x.fill_(-128)
+        if kind == "positive":
+            x = x.fill_(-128) if dtype == torch.int8 else x / 16  # a sum of float16 stays finite
         assert_product(run(target, "bit_linear", x, words), x, bits.mT, kind)
         assert_product(run(target, "bit_linear_t", x, words_t, outputs), x, bits.mT, kind)
 

@@ -292,7 +292,7 @@ def gradient(gy: Tensor, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("batch", [1, 2, 33, 700])
 def test_medium_precision_rounds_to_bfloat16_where_the_cpu_can(precision: Callable[[str], None], batch: int) -> None:
-    """bfloat16 keeps 8 bits, so each operand is off by at most 2^-9 of itself, a product by 2^-8 and 2^-18 more."""
+    """bfloat16 keeps 8 bits, so each operand is off by at most 2^-8 of itself, a product by 2^-7 and 2^-16 more."""
     gy, x = values((batch, 129), torch.float32, 25), values((batch, 257), torch.float32, 26)
     precision("highest")
     full = gradient(gy, x)
@@ -304,7 +304,7 @@ def test_medium_precision_rounds_to_bfloat16_where_the_cpu_can(precision: Callab
         assert_same(got, full, "medium, without bfloat16")
         return
     exact, size = gy.double().mT @ x.double(), gy.double().abs().mT @ x.double().abs()
-    assert ((got.double() - exact).abs() <= (2.0**-8 + 2.0**-18 + 1e-6) * size).all()
+    assert ((got.double() - exact).abs() <= (2.0**-7 + 2.0**-16 + 1e-6) * size).all()
     # What is left is the order of a sum in float32.
     rounded = gy.bfloat16().double().mT @ x.bfloat16().double()
     assert ((got.double() - rounded).abs() <= 1e-6 * size).all()
