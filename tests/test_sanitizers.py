@@ -13,11 +13,13 @@ from extensions import HERE, build, environment, run_kernel_tests
 
 from fastbin import _cpu
 
-# Reads past an edge show at odd sizes; large ones add little but time, which is 20 times that of a plain build.
+# Reads past an edge show at odd sizes and in odd places. The time is 20 times that of a plain build, so what differs
+# above the kernels alone (float16 is made float32 there) and what only computes (sampling) is left to the other tests.
 TESTS = [
-    *(str(HERE / name) for name in ("test_bits.py", "test_ops.py", "test_updates.py")),
+    *(str(HERE / name) for name in ("test_ops.py", "test_updates.py")),
     "-k",
-    "not large and not 31_bits and not thread and not (wider_than_a_tile and sampling) and not grad_updates_of_every",
+    "(every_size or wider_than_a_tile or every_layout or nothing_else or bfloat16) and not torch.float16"
+    " and not torch.bfloat16 and not sampling",
 ]
 
 
