@@ -27,7 +27,7 @@ style: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES) $(wildcard tests/cuda_emulation/*.* tests/cuda_emulation/cuda/*.h)
+	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES) $(wildcard tests/*.cpp tests/cuda_emulation/*.* tests/cuda_emulation/cuda/*.h)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -57,10 +57,12 @@ class Step(Case):
         truth_loss = truth.step(x.double(), y)
 
         def check(loss: Tensor, moments: list[Tensor]) -> None:
-            torch.testing.assert_close(loss.double(), truth_loss, rtol=1e-4, atol=1e-5)
-            # Rounding decides which side of 0 a few units are on, and so whether gradients pass them.
+            # Rounding decides which side of 0 a few units are on, and so whether gradients pass them; behind `step` also
+            # what they hand on.
+            flips = self.activation == "step"
+            torch.testing.assert_close(loss.double(), truth_loss, rtol=1e-2 if flips else 1e-4, atol=1e-5)
             for mine, wanted in zip(moments, truth.moments(), strict=True):
-                assert_near(mine.double(), wanted, 1e-2)
+                assert_near(mine.double(), wanted, 5e-2 if flips else 1e-2)
 
         def ours() -> Contender:
             def call() -> Tensor:

@@ -17,6 +17,7 @@ PYBIND11_MODULE(_cpu, m) {
     }
     return names;
   });
+  m.def("has_bf16", &fastbin::isa_has_bf16);
   m.def("use_openmp", &fastbin::use_openmp, py::arg("gomp_parallel"));
   m.def("parallel_runtime", &fastbin::parallel_runtime);
   fastbin::register_bits(m);

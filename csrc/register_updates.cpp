@@ -26,25 +26,6 @@ UpdateTensors tensors_at(Address scores, Address words, Address buffer0, Address
           as<const double>(hyper), as<const int64_t>(seed), as<int64_t>(step),  as<int64_t>(flips)};
 }
 
-// gyᵀ x for x of floats or, as words, of bits.
-template <typename X>
-void register_grad_update(py::module_& m, const char* name,
-                          void (*update)(Rule, const UpdateTensors&, const float*, const X*, int64_t, int64_t, int64_t,
-                                         int64_t, bool, int)) {
-  m.def(
-      name,
-      [update](const std::string& rule, Address scores, Address gy, Address x, Address words, Address buffer0,
-               Address buffer1, Address hyper, Address seed, Address step, Address flips, int64_t population,
-               int64_t batch, int64_t rows, int64_t cols, bool sample, int threads) {
-        update(rule_named(rule), tensors_at(scores, words, buffer0, buffer1, hyper, seed, step, flips),
-               as<const float>(gy), as<const X>(x), population, batch, rows, cols, sample, threads);
-      },
-      py::call_guard<py::gil_scoped_release>(), py::arg("rule"), py::arg("scores"), py::arg("gy"), py::arg("x"),
-      py::arg("words"), py::arg("buffer0"), py::arg("buffer1"), py::arg("hyper"), py::arg("seed"), py::arg("step"),
-      py::arg("flips"), py::arg("population"), py::arg("batch"), py::arg("rows"), py::arg("cols"), py::arg("sample"),
-      py::arg("threads"));
-}
-
 }  // namespace
 
 void register_updates(py::module_& m) {
@@ -59,8 +40,32 @@ void register_updates(py::module_& m) {
       py::call_guard<py::gil_scoped_release>(), py::arg("rule"), py::arg("scores"), py::arg("grad"), py::arg("words"),
       py::arg("buffer0"), py::arg("buffer1"), py::arg("hyper"), py::arg("seed"), py::arg("step"), py::arg("flips"),
       py::arg("population"), py::arg("rows"), py::arg("cols"), py::arg("sample"), py::arg("threads"));
-  register_grad_update<float>(m, "mask_grad_update_f32", mask_grad_update_f32);
-  register_grad_update<uint32_t>(m, "mask_grad_update_bits", mask_grad_update_bits);
+  m.def(
+      "mask_grad_update_f32",
+      [](const std::string& rule, Address scores, Address gy, Address x, Address words, Address buffer0,
+         Address buffer1, Address hyper, Address seed, Address step, Address flips, int64_t population, int64_t batch,
+         int64_t rows, int64_t cols, bool sample, bool bf16, int threads) {
+        mask_grad_update_f32(rule_named(rule), tensors_at(scores, words, buffer0, buffer1, hyper, seed, step, flips),
+                             as<const float>(gy), as<const float>(x), population, batch, rows, cols, sample, bf16,
+                             threads);
+      },
+      py::call_guard<py::gil_scoped_release>(), py::arg("rule"), py::arg("scores"), py::arg("gy"), py::arg("x"),
+      py::arg("words"), py::arg("buffer0"), py::arg("buffer1"), py::arg("hyper"), py::arg("seed"), py::arg("step"),
+      py::arg("flips"), py::arg("population"), py::arg("batch"), py::arg("rows"), py::arg("cols"), py::arg("sample"),
+      py::arg("bf16"), py::arg("threads"));
+  m.def(
+      "mask_grad_update_bits",
+      [](const std::string& rule, Address scores, Address gy, Address x, Address words, Address buffer0,
+         Address buffer1, Address hyper, Address seed, Address step, Address flips, int64_t population, int64_t batch,
+         int64_t rows, int64_t cols, bool sample, int threads) {
+        mask_grad_update_bits(rule_named(rule), tensors_at(scores, words, buffer0, buffer1, hyper, seed, step, flips),
+                              as<const float>(gy), as<const uint32_t>(x), population, batch, rows, cols, sample,
+                              threads);
+      },
+      py::call_guard<py::gil_scoped_release>(), py::arg("rule"), py::arg("scores"), py::arg("gy"), py::arg("x"),
+      py::arg("words"), py::arg("buffer0"), py::arg("buffer1"), py::arg("hyper"), py::arg("seed"), py::arg("step"),
+      py::arg("flips"), py::arg("population"), py::arg("batch"), py::arg("rows"), py::arg("cols"), py::arg("sample"),
+      py::arg("threads"));
 }
 
 }  // namespace fastbin

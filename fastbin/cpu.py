@@ -133,6 +133,7 @@ def _update(
     name: str,
     operands: tuple[Tensor, ...],
     batch: tuple[int, ...],
+    options: tuple[bool, ...],
     scores: Tensor | None,
     words: Tensor,
     buffers: list[Tensor],
@@ -161,17 +162,20 @@ def _update(
         rows,
         cols,
         sample,
+        *options,
         torch.get_num_threads(),
     )
     return flips
 
 
 def mask_update_(scores: Tensor | None, grad: Tensor, words: Tensor, *state: Any) -> Tensor:
-    return _update("mask_update", (grad,), (), scores, words, *state)
+    return _update("mask_update", (grad,), (), (), scores, words, *state)
 
 
 def mask_grad_update_(scores: Tensor | None, gy: Tensor, x: Tensor, words: Tensor, *state: Any) -> Tensor:
     bits = x.dtype == torch.int32
     operands = (_float32(gy), x if bits else _float32(x))
     name = "mask_grad_update_bits" if bits else "mask_grad_update_f32"
-    return _update(name, operands, (gy.shape[-2],), scores, words, *state)
+    # torch's own word for "bfloat16 inside, where that is faster".
+    options = () if bits else (torch.get_float32_matmul_precision() == "medium",)
+    return _update(name, operands, (gy.shape[-2],), options, scores, words, *state)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from cases import SIZES, matrix, numpy_words, random_bits, shape_of
 
-from fastbin import BitMatrix
+from fastbin import BitMatrix, ops
 
 
 @pytest.mark.parametrize("population", cases.POPULATIONS)

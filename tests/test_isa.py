@@ -5,20 +5,16 @@ AVX-512 runs natively where the CPU has it, else from a second build of the exte
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import platform
 import re
 import subprocess
 import sys
-import sysconfig
-from pathlib import Path
 
 import pytest
+from extensions import HERE, emulated, environment, run_kernel_tests  # noqa: F401 - a fixture
 
 from fastbin import _cpu
 
-HERE = Path(__file__).parent
 KERNEL_TESTS = [str(HERE / "test_ops.py"), str(HERE / "test_updates.py")]
 LEVELS = ("scalar", "avx2", "avx512")
 
@@ -27,41 +23,13 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def environment(**changed: str) -> dict[str, str]:
-    return {k: v for k, v in os.environ.items() if not k.startswith("FASTBIN_")} | changed
-
-
-@pytest.fixture(scope="session")
-def emulated(request: pytest.FixtureRequest) -> Path:
-    """An extension whose AVX-512 kernels run on SIMDe; kept in pytest's cache folder, built anew where sources changed."""
-    build = request.config.cache.mkdir("avx512-emulated")
-    simde = importlib.util.find_spec("simde_py")
-    assert simde is not None and simde.origin is not None, "install the extra `test`: simde-py is missing"
-    import pybind11
-
-    options = {
-        "CMAKE_BUILD_TYPE": "Release",
-        "pybind11_DIR": pybind11.get_cmake_dir(),
-        "Python_EXECUTABLE": sys.executable,
-        "FASTBIN_EMULATE_AVX512": "ON",
-        "FASTBIN_CUDA": "OFF",
-        "FASTBIN_SIMDE_INCLUDE": Path(simde.origin).parent / "simde",
-    }
-    configure = ["cmake", "-S", HERE.parent, "-B", build, *(f"-D{name}={value}" for name, value in options.items())]
-    for command in (configure, ["cmake", "--build", build, "--parallel", str(os.cpu_count() or 1)]):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=900)
-        assert done.returncode == 0, done.stdout + done.stderr
-    return build / f"_cpu{sysconfig.get_config_var('EXT_SUFFIX')}"
-
-
 # The level in force is that of the tests in this very process.
 @pytest.mark.parametrize("level", [n for n in LEVELS if n != _cpu.isa() and (n == "avx512" or n in _cpu.isas())])
 def test_kernels_on(level: str, request: pytest.FixtureRequest) -> None:
     env = environment(FASTBIN_ISA=level)
     if level not in _cpu.isas():
         env["FASTBIN_TEST_EXTENSION"] = str(request.getfixturevalue("emulated"))
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--hypothesis-profile=quick", *KERNEL_TESTS]
-    done = subprocess.run(command, cwd=HERE.parent, env=env, capture_output=True, text=True, timeout=900)
+    done = run_kernel_tests(env, *KERNEL_TESTS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(rf", isa {level} of ", done.stdout), done.stdout  # as the extension itself says
     assert re.search(r"= (\d{3,}) passed in ", done.stdout), done.stdout  # hundreds, and none skipped

@@ -198,11 +198,36 @@ def test_bit_products_wider_than_a_tile(target: Target, sizes: tuple[int, int, i
 
 
 @on_every_target
+@of_every_dtype
+@pytest.mark.parametrize(("batch", "outputs"), [(1, 3), (2, 33), (19, 2)])
+def test_products_of_a_million_inputs(target: Target, dtype: torch.dtype, batch: int, outputs: int) -> None:
+    """What a kernel sums in int16, int32 or float32 along the inputs is largest here, in int8 with all of one sign."""
+    inputs = 2**20 + 1
+    bits = random_bits((outputs, inputs), 22, 0.9)
+    words, words_t = numpy_words(bits), numpy_words(bits.mT)
+    for kind in ("normal", "positive"):
+        x = values((batch, inputs), dtype, 23, kind)
+        if kind == "positive":
+            x = x.fill_(-128) if dtype == torch.int8 else x / 16  # a sum of float16 stays finite
+        assert_product(run(target, "bit_linear", x, words), x, bits.mT, kind)
+        assert_product(run(target, "bit_linear_t", x, words_t, outputs), x, bits.mT, kind)
+
+
+@on_every_target
+@pytest.mark.parametrize("sizes", [(1, 3), (3, 1), (13, 25)])
+def test_bit_products_of_a_million_inputs(target: Target, sizes: tuple[int, int]) -> None:
+    for density in (0.5, 1.0):
+        check_matmul(target, (None, *sizes, 2**20 + 1), 24, density)
+
+
+@on_every_target
 @pytest.mark.parametrize("dtype", cases.FLOATS, ids=str)
 def test_products_of_extreme_values(target: Target, dtype: torch.dtype) -> None:
     for batch in (1, 5, 64):
         check_linear(target, dtype, (None, batch, 70, 200), batch, kind="extreme")
         check_linear(target, dtype, (None, batch, 200, 70), batch, kind="extreme")
+        check_linear(target, dtype, (None, batch, 4099, 127), batch, kind="extreme")
+        check_linear(target, dtype, (None, batch, 127, 4099), batch, kind="extreme")
 
 
 @on_every_target
@@ -278,24 +303,28 @@ def test_pack_from_every_layout(target: Target, dtype: torch.dtype) -> None:
 
 
 @on_every_target
-def test_integers_do_not_depend_on_threads(target: Target) -> None:
-    bits = random_bits((515, 1031), 15)
-    words, x, g = numpy_words(bits), values((67, 1031), torch.int8, 16), values((67, 515), torch.int8, 17)
+@pytest.mark.parametrize(
+    ("batch", "rows", "cols"), [(1, 2051, 2049), (5, 1031, 2051), (67, 515, 1031), (1100, 67, 131)]
+)
+def test_integers_do_not_depend_on_threads(target: Target, batch: int, rows: int, cols: int) -> None:
+    bits = random_bits((rows, cols), 15)
+    words, x, g = numpy_words(bits), values((batch, cols), torch.int8, 16), values((batch, rows), torch.int8, 17)
     for n in (1, 2, 3):
         with cases.threads(n):
             check_bits(target, bits, n)
             assert_product(run(target, "bit_linear", x, words), x, bits.mT, n)
-            assert_product(run(target, "bit_linear_t", g, words, 1031), g, bits, n)
-            check_matmul(target, (None, 129, 515, 1031), 18)
+            assert_product(run(target, "bit_linear_t", g, words, cols), g, bits, n)
+            check_matmul(target, (None, batch, rows, cols), 18)
 
 
 @on_every_target
-@pytest.mark.parametrize("batch", [1, 67])
-def test_floats_are_the_same_from_run_to_run(target: Target, batch: int) -> None:
-    words = matrix((515, 2049), 19).words
-    x, g = values((batch, 2049), torch.float32, 20), values((batch, 515), torch.float32, 21)
+@pytest.mark.parametrize("population", [None, 3])
+@pytest.mark.parametrize("batch", [1, 5, 67])
+def test_floats_are_the_same_from_run_to_run(target: Target, population: int | None, batch: int) -> None:
+    words = matrix(shape_of(population, 1031, 2049), 19).words
+    x, g = (values(shape_of(population, batch, n), torch.float32, n) for n in (2049, 1031))
     for n in (1, 2, 3):
         with cases.threads(n):
             for op, args in (("bit_linear", (x, words)), ("bit_linear_t", (g, words, 2049))):
                 first = run(target, op, *args)
-                assert all(torch.equal(first, run(target, op, *args)) for _ in range(4)), (op, n)
+                assert all(torch.equal(first, run(target, op, *args)) for _ in range(3)), (op, n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
 
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fastbin import backends, library, reference
+from fastbin import backends, cpu, library, reference
 from fastbin.bits import BitMatrix
 from fastbin.rules import SGD, Adam, Bop, Rule, UpdateState
 
@@ -257,6 +258,66 @@ def test_grad_updates_are_the_same_from_run_to_run(target: Target) -> None:
         for search in runs[1:]:
             for name, t in search.tensors().items():
                 assert torch.equal(t, runs[0].tensors()[name]), (threads, name)
+
+
+# ------------------------------------------------------------------------------------------- the gradient in bfloat16
+
+
+@pytest.fixture
+def precision() -> Iterator[Callable[[str], None]]:
+    before = torch.get_float32_matmul_precision()
+    yield torch.set_float32_matmul_precision
+    torch.set_float32_matmul_precision(before)
+
+
+CPP = Target("cpp", "cpu")
+HAS_BF16 = cpu._cpu.has_bf16()
+
+
+def test_whole_numbers_stay_exact_in_bfloat16(precision: Callable[[str], None]) -> None:
+    precision("medium")
+    names = list(RULES)
+    for i, (batch, rows, cols) in enumerate(product((0, 1, 2, 33, 64), SIZES, SIZES)):
+        check_grad_update(CPP, RULES[names[i % len(names)]], (None, batch, rows, cols), i)
+    for sizes in ((None, 1031, 129, 515), (3, 67, 33, 257), (2, 129, 1, 1031)):
+        check_grad_update(CPP, RULES["adam"], sizes, 1)
+
+
+def gradient(gy: Tensor, x: Tensor) -> Tensor:
+    """gyᵀ x, as Bop's running mean keeps it when nothing is remembered."""
+    search = Search.start(Bop(gamma=1.0), (gy.shape[-1], x.shape[-1]), 1)
+    search.update("cpp", "mask_grad_update_", Bop(gamma=1.0), gy, x)
+    return search.state.buffers[0]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 33, 700])
+def test_medium_precision_rounds_to_bfloat16_where_the_cpu_can(precision: Callable[[str], None], batch: int) -> None:
+    """bfloat16 keeps 8 bits, so each operand is off by at most 2^-8 of itself, a product by 2^-7 and 2^-16 more."""
+    gy, x = values((batch, 129), torch.float32, 25), values((batch, 257), torch.float32, 26)
+    precision("highest")
+    full = gradient(gy, x)
+    precision("high")
+    assert_same(gradient(gy, x), full, "high")
+    precision("medium")
+    got = gradient(gy, x)
+    if not HAS_BF16:
+        assert_same(got, full, "medium, without bfloat16")
+        return
+    exact, size = gy.double().mT @ x.double(), gy.double().abs().mT @ x.double().abs()
+    assert ((got.double() - exact).abs() <= (2.0**-7 + 2.0**-16 + 1e-6) * size).all()
+    # What is left is the order of a sum in float32.
+    rounded = gy.bfloat16().double().mT @ x.bfloat16().double()
+    assert ((got.double() - rounded).abs() <= 1e-6 * size).all()
+    assert not torch.equal(got, full)
+
+
+def test_special_numbers_at_medium_precision(precision: Callable[[str], None]) -> None:
+    precision("medium")
+    special = torch.tensor([torch.inf, -torch.inf, torch.nan, -torch.nan, 3.4e38, -0.0, 1.00390625, 1.01171875])
+    special[3] = torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32)  # a payload that rounding carries off
+    got = gradient(special[None], torch.ones(1, 3))
+    wanted = special.bfloat16().float() if HAS_BF16 else special
+    assert_same(got, wanted[:, None].expand(8, 3) + 0.0)
 
 
 # -------------------------------------------------------------------------------------------------------------- layouts

@@ -19,9 +19,6 @@ namespace {
 #define FASTBIN_PER_ISA(Fn, name) (PerIsa<Fn>{scalar::name}.get())
 #endif
 
-// Up to here the small kernels are taken: an estimate from single timings.
-constexpr int64_t kSmallBatch = 4;
-
 constexpr std::align_val_t kAlignment{64};
 
 struct Free {
@@ -125,7 +122,7 @@ struct Product {
     if (population * batch * outputs() == 0) return;
     // A fork costs a few microseconds, in which one core does some 2^18 products.
     if (population * batch * rows * cols < (int64_t{1} << 18)) threads = 1;
-    if (batch <= kSmallBatch) {
+    if (batch <= FASTBIN_PER_ISA(int64_t (*)(), bit_linear_small_batch)()) {
       run_small();
     } else {
       run_large();

@@ -30,13 +30,15 @@ struct BitLinearBlocks {
   BlockFn<int8_t, int32_t> i8;
 };
 
-// Small batches: outputs first + [0, count) straight from the matrix; x [samples][inputs], y [samples][outputs].
+// Small batches, up to small_batch() samples: outputs first + [0, count) straight from the matrix; x [samples][inputs],
+// y [samples][outputs].
 template <typename X, typename Y>
 using SmallFn = void (*)(const X* x, const uint32_t* w, Y* y, int64_t samples, int64_t rows, int64_t cols,
                          int64_t first, int64_t count, void* scratch);
 
 #define FASTBIN_DECLARE_BIT_LINEAR(isa)                                                                                \
   namespace isa {                                                                                                      \
+  int64_t bit_linear_small_batch();                                                                                    \
   BitLinearBlocks bit_linear_blocks();                                                                                 \
   void bit_linear_small(const float*, const uint32_t*, float*, int64_t, int64_t, int64_t, int64_t, int64_t, void*);    \
   void bit_linear_small(const int8_t*, const uint32_t*, int32_t*, int64_t, int64_t, int64_t, int64_t, int64_t, void*); \

@@ -34,14 +34,13 @@ FASTBIN_INLINE Code make_code(Code bits) {
   return rotate_right(bits & ((Code{1} << kGroupInputs) - 1), kCodeBits - kCodeShift);
 }
 
-// The bits of a row from bit `first` on, as many as a code has; 0 past the end.
-FASTBIN_INLINE Code bits_from(const uint32_t* row, int64_t words, int64_t first) {
-  const int64_t word = first / 32;
-  const int shift = static_cast<int>(first % 32);
-  const auto at = [&](int64_t i) -> uint64_t { return i < words ? row[i] : 0; };
+// The bits of a row from bit `shift` of its word `word` on, as many as a code has; 0 past the end.
+template <bool kInside>
+FASTBIN_INLINE Code bits_from(const uint32_t* row, int64_t words, int64_t word, int shift) {
+  const auto at = [&](int64_t i) -> uint64_t { return kInside || i < words ? row[i] : 0; };
   const uint64_t low = at(word) | at(word + 1) << 32;
-  if (kCodeBits == 32 || shift == 0) return static_cast<Code>(low >> shift);
-  return static_cast<Code>(low >> shift | at(word + 2) << (64 - shift));
+  if (kCodeBits == 32) return static_cast<Code>(low >> shift);
+  return static_cast<Code>(low >> shift | at(word + 2) << 1 << (63 - shift));
 }
 
 // Bits [G g, G g + G) of every row, G = kGroupInputs, become a code. 64 rows at a time: their lines stay in L1 while g
@@ -55,7 +54,13 @@ static void bit_linear_repack(const uint32_t* w, int64_t rows, int64_t cols, int
     const int64_t r1 = r0 + kTile < first + count ? r0 + kTile : first + count;
     for (int64_t g = 0; g < groups; ++g) {
       Code* out = static_cast<Code*>(codes) + g * rows;
-      for (int64_t r = r0; r < r1; ++r) out[r] = make_code(bits_from(w + r * words, words, g * kGroupInputs));
+      const int64_t word = g * kGroupInputs / 32;
+      const int shift = static_cast<int>(g * kGroupInputs % 32);
+      if (word + 2 < words) {
+        for (int64_t r = r0; r < r1; ++r) out[r] = make_code(bits_from<true>(w + r * words, words, word, shift));
+      } else {
+        for (int64_t r = r0; r < r1; ++r) out[r] = make_code(bits_from<false>(w + r * words, words, word, shift));
+      }
     }
   }
 }

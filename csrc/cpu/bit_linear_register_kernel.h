@@ -4,7 +4,9 @@
 // 3 two cycles instead of one.) N x N blocks of words are transposed in registers to get there.
 //
 // The including file defines, in this namespace: Words, kLanes (N), kBits (K), load_words, store_words,
-// transpose_words, shift_right, and load_table, permute(table, index) and add for float and int32 vectors.
+// load_transposed, shift_right, and load_table, permute(table, index), add and keep_order for float and int32 vectors.
+// keep_order holds the work to one table after another: the compiler would fold the loads into the permutes, or do all
+// the permutes first and spill them.
 #pragma once
 
 #include "cpu/bit_linear_isa.h"
@@ -36,9 +38,12 @@ struct RegisterKernel {
     for (int s = 0; s < S; ++s) {
       for (int64_t word = 0; word < words; ++word) {
         A values[32 + kBits] = {};
-        const int64_t at = first + 32 * word;
-        for (int64_t i = 0; i < 32 && at + i < inputs && s < samples; ++i) {
-          values[i] = static_cast<A>(x[s * inputs + at + i]);
+        const int64_t left = s < samples ? inputs - (first + 32 * word) : 0;
+        const X* from = x + s * inputs + first + 32 * word;
+        if (left >= 32) {
+          for (int i = 0; i < 32; ++i) values[i] = static_cast<A>(from[i]);
+        } else {
+          for (int64_t i = 0; i < left; ++i) values[i] = static_cast<A>(from[i]);
         }
         for (int t = 0; t < kWordTables; ++t) {
           Values sum = {};
@@ -63,19 +68,19 @@ struct RegisterKernel {
 #pragma GCC unroll 4
       for (int s = 0; s < S; ++s) {
         table[s] = load_table(tables + (t * S + s) * kLanes);
-        keep_in_register(table[s]);
+        keep_order(table[s]);
       }
 #pragma GCC unroll 4
       for (int g = 0; g < kGroups; ++g) {
         const Words index = shift_right(word[g], t * kBits);
 #pragma GCC unroll 4
-        for (int s = 0; s < S; ++s) sums[s][g] = add(sums[s][g], permute(table[s], index));
+        for (int s = 0; s < S; ++s) {
+          sums[s][g] = add(sums[s][g], permute(table[s], index));
+          keep_order(sums[s][g]);
+        }
       }
     }
   }
-
-  // The compiler would fold the load into each permute.
-  static FASTBIN_INLINE void keep_in_register(Sum& v) { asm("" : "+x"(v)); }
 
   // Adds the products of some words, kTileOutputs of each, to the accumulators [S][count] of outputs from r on.
   static FASTBIN_INLINE void add_words(const uint32_t* staged, int64_t stride, int64_t words, const A* tables,
@@ -110,9 +115,7 @@ struct RegisterKernel {
     for (int64_t g = 0; g < kGroups; ++g) {
       for (int64_t j = 0; j < kBlockWords; j += kLanes) {
         Words block[kLanes];
-#pragma GCC unroll 16
-        for (int i = 0; i < kLanes; ++i) block[i] = load_words(from + (g * kLanes + i) * row_words + j);
-        transpose_words(block);
+        load_transposed(from + g * kLanes * row_words + j, row_words, block);
 #pragma GCC unroll 16
         for (int i = 0; i < kLanes; ++i) store_words(staged + (j + i) * kTileOutputs + g * kLanes, block[i]);
       }
@@ -126,9 +129,12 @@ struct RegisterKernel {
       const int64_t outputs = count - r < kTileOutputs ? count - r : kTileOutputs;
       for (int64_t word = 0; word < words; word += kBlockWords) {
         const uint32_t* from = w + r * row_words + word;
-        // The tile's rows are as many streams as no hardware prefetcher follows: a few lines ahead of each, into L2.
+        // The tile's rows are as many streams as no hardware prefetcher follows: a few lines ahead of each, into L2,
+        // and at their ends the beginnings of the next tile's.
         constexpr int64_t kAhead = 4 * kBlockWords;
-        for (int64_t i = 0; i < outputs; ++i) __builtin_prefetch(from + i * row_words + kAhead, 0, 2);
+        const uint32_t* coming = from + kAhead;
+        if (word + kAhead >= words) coming += kTileOutputs * row_words - words;
+        for (int64_t i = 0; i < kTileOutputs; ++i) __builtin_prefetch(coming + i * row_words, 0, 2);
         stage(from, row_words, outputs, words - word, staged);
         add_words(staged, kTileOutputs, kBlockWords, tables + word * kTableValues, r, count, acc);
       }
@@ -182,8 +188,8 @@ struct RegisterKernel {
 
 // Samples go in pairs: the second one shares the transposes and the shifts.
 template <typename X, typename A>
-static void run_in_registers(const X* x, const uint32_t* w, A* y, int64_t samples, int64_t rows, int64_t cols,
-                             int64_t first, int64_t count, bool transposed, void* scratch) {
+static void small_product(const X* x, const uint32_t* w, A* y, int64_t samples, int64_t rows, int64_t cols,
+                          int64_t first, int64_t count, bool transposed, void* scratch) {
   const int64_t inputs = transposed ? rows : cols;
   const int64_t outputs = transposed ? cols : rows;
   for (int64_t s = 0; s < samples; s += 2) {
@@ -194,3 +200,5 @@ static void run_in_registers(const X* x, const uint32_t* w, A* y, int64_t sample
 
 }  // namespace FASTBIN_ISA_NAMESPACE
 }  // namespace fastbin
+
+#include "cpu/bit_linear_small_entry.h"

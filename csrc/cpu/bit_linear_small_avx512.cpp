@@ -7,6 +7,8 @@ namespace avx512 {
 namespace {
 
 using Words = __m512i;
+// An estimate: four samples take 4 / 64 operations a product, half a block's eight lanes 1 / 8.
+constexpr int64_t kSmallBatch = 4;
 constexpr int kLanes = 16;
 constexpr int kBits = 4;
 
@@ -20,9 +22,20 @@ FASTBIN_INLINE __m512i permute(__m512i table, Words index) { return _mm512_permu
 FASTBIN_INLINE __m512 add(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
 FASTBIN_INLINE __m512i add(__m512i a, __m512i b) { return _mm512_add_epi32(a, b); }
 
-// Two rounds within 16-byte lanes, two of whole lanes.
-FASTBIN_INLINE void transpose_words(Words (&a)[16]) {
+#if defined(FASTBIN_EMULATE_AVX512)
+template <typename V>
+FASTBIN_INLINE void keep_order(V&) {}
+#else
+FASTBIN_INLINE void keep_order(__m512& v) { asm volatile("" : "+v"(v)); }
+FASTBIN_INLINE void keep_order(__m512i& v) { asm volatile("" : "+v"(v)); }
+#endif
+
+// Sixteen words of sixteen rows, a vector a row, to a vector a word: two rounds within 16-byte lanes, two of whole
+// lanes.
+FASTBIN_INLINE void load_transposed(const uint32_t* from, int64_t stride, Words (&a)[16]) {
   Words b[16], c[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) a[i] = load_words(from + i * stride);
 #pragma GCC unroll 8
   for (int i = 0; i < 16; i += 2) {
     b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
@@ -52,6 +65,4 @@ FASTBIN_INLINE void transpose_words(Words (&a)[16]) {
 }  // namespace avx512
 }  // namespace fastbin
 
-#define FASTBIN_REGISTER_SAMPLES 4
 #include "cpu/bit_linear_register_kernel.h"
-#include "cpu/bit_linear_small_kernel.h"

@@ -1,7 +1,8 @@
-// bit_linear for a few samples, where 16 lanes would mostly be empty and a repack of the matrix would cost as much as
-// the product. Tables of 8 inputs (256 subset sums) are indexed by the bytes of the words as they lie in memory. With
-// one sample that is a scalar add for 8 products: two adds a cycle are 16 products a cycle, four words (16 tables, 16
-// KiB) at a time. With four samples it is a 16-byte add for 32 products, a word (4 tables, 16 KiB) at a time.
+// bit_linear for a few samples where no permute of eight lanes is at hand, a block's lanes would mostly be empty and a
+// repack of the matrix would cost as much as the product. Tables of 8 inputs (256 subset sums) are indexed by the bytes
+// of the words as they lie in memory. With one sample that is a scalar add for 8 products: two adds a cycle are 16
+// products a cycle, four words (16 tables, 16 KiB) at a time. With four samples it is a 16-byte add for 32 products, a
+// word (4 tables, 16 KiB) at a time.
 #pragma once
 
 #include "cpu/bit_linear_isa.h"
@@ -9,6 +10,8 @@
 
 namespace fastbin {
 namespace FASTBIN_ISA_NAMESPACE {
+
+constexpr int64_t kSmallBatch = 4;  // what one table serves
 
 // L samples; K inputs to a table, 8 or (for few outputs, where building the tables would dominate) 4.
 template <typename A, int L, int K>
@@ -191,13 +194,8 @@ static void small_columns(const X* x, const uint32_t* w, A* y, int64_t samples, 
 }
 
 template <typename X, typename A>
-static void product(const X* x, const uint32_t* w, A* y, int64_t samples, int64_t rows, int64_t cols, int64_t first,
-                    int64_t count, bool transposed, void* scratch) {
-#if defined(FASTBIN_REGISTER_SAMPLES)
-  if (samples <= FASTBIN_REGISTER_SAMPLES) {
-    return run_in_registers(x, w, y, samples, rows, cols, first, count, transposed, scratch);
-  }
-#endif
+static void small_product(const X* x, const uint32_t* w, A* y, int64_t samples, int64_t rows, int64_t cols,
+                          int64_t first, int64_t count, bool transposed, void* scratch) {
   if (transposed) {
     small_columns(x, w, y, samples, rows, cols, first, count, scratch);
   } else {
@@ -205,25 +203,7 @@ static void product(const X* x, const uint32_t* w, A* y, int64_t samples, int64_
   }
 }
 
-void bit_linear_small(const float* x, const uint32_t* w, float* y, int64_t samples, int64_t rows, int64_t cols,
-                      int64_t first, int64_t count, void* scratch) {
-  product(x, w, y, samples, rows, cols, first, count, false, scratch);
-}
-
-void bit_linear_small(const int8_t* x, const uint32_t* w, int32_t* y, int64_t samples, int64_t rows, int64_t cols,
-                      int64_t first, int64_t count, void* scratch) {
-  product(x, w, y, samples, rows, cols, first, count, false, scratch);
-}
-
-void bit_linear_small_t(const float* x, const uint32_t* w, float* y, int64_t samples, int64_t rows, int64_t cols,
-                        int64_t first, int64_t count, void* scratch) {
-  product(x, w, y, samples, rows, cols, first, count, true, scratch);
-}
-
-void bit_linear_small_t(const int8_t* x, const uint32_t* w, int32_t* y, int64_t samples, int64_t rows, int64_t cols,
-                        int64_t first, int64_t count, void* scratch) {
-  product(x, w, y, samples, rows, cols, first, count, true, scratch);
-}
-
 }  // namespace FASTBIN_ISA_NAMESPACE
 }  // namespace fastbin
+
+#include "cpu/bit_linear_small_entry.h"

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstddef>
 #include <memory>
 #include <vector>
 
@@ -22,6 +23,9 @@ GradientKernels gradient_kernels();
 namespace avx512 {
 GradientKernels gradient_kernels();
 }
+namespace avx512bf16 {
+GradientKernels gradient_kernels();
+}
 
 namespace {
 
@@ -32,6 +36,15 @@ constexpr PerIsa<GradientKernels (*)()> kGradientKernels = {
     avx512::gradient_kernels,
 #endif
 };
+
+GradientKernels kernels_for(bool bf16) {
+#if defined(__x86_64__)
+  if (bf16 && isa_has_bf16()) return avx512bf16::gradient_kernels();
+#else
+  static_cast<void>(bf16);
+#endif
+  return kGradientKernels.get()();
+}
 
 int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
@@ -44,14 +57,18 @@ class Panels {
         batch_(batch),
         rows_(rows),
         cols_(cols),
-        gy_floats_(round_up(rows, kernels.micro_rows) * batch),
-        x_floats_(round_up(cols, kernels.micro_cols) * batch) {}
+        depth_((batch + kernels.cell_samples - 1) / kernels.cell_samples),
+        gy_bytes_(round_up(rows, kernels.micro_rows) * depth_ * kCellBytes),
+        x_bytes_(round_up(cols, kernels.micro_cols) * depth_ * kCellBytes) {}
 
-  int64_t member_floats() const { return gy_floats_ + x_floats_; }
-  void allocate(int64_t members) { floats_.reset(new float[static_cast<size_t>(members * member_floats())]); }
+  int64_t depth() const { return depth_; }
+  int64_t member_bytes() const { return gy_bytes_ + x_bytes_; }
+  void allocate(int64_t members) { bytes_.reset(new std::byte[static_cast<size_t>(members * member_bytes())]); }
 
-  float* gy(int64_t member, int64_t row) { return floats_.get() + member * member_floats() + row * batch_; }
-  float* x(int64_t member, int64_t col) { return gy(member, 0) + gy_floats_ + col * batch_; }
+  std::byte* gy(int64_t member, int64_t row) {
+    return bytes_.get() + member * member_bytes() + row * depth_ * kCellBytes;
+  }
+  std::byte* x(int64_t member, int64_t col) { return gy(member, 0) + gy_bytes_ + col * depth_ * kCellBytes; }
 
   void pack(const float* gy_in, const float* x_in, int64_t members, int threads) {
     const int64_t row_tasks = (rows_ + kTileRows - 1) / kTileRows;
@@ -71,8 +88,8 @@ class Panels {
 
  private:
   GradientKernels kernels_;
-  int64_t batch_, rows_, cols_, gy_floats_, x_floats_;
-  std::unique_ptr<float[]> floats_;
+  int64_t batch_, rows_, cols_, depth_, gy_bytes_, x_bytes_;
+  std::unique_ptr<std::byte[]> bytes_;
 };
 
 // out [members, rows, batch] = the transposes of columns [row, row + rows) of gy [members, batch, stride]; in squares
@@ -99,15 +116,15 @@ void transpose_columns(const float* gy, int64_t stride, int64_t members, int64_t
 }  // namespace
 
 void mask_grad_update_f32(Rule rule, const UpdateTensors& tensors, const float* gy, const float* x, int64_t population,
-                          int64_t batch, int64_t rows, int64_t cols, bool sample, int threads) {
+                          int64_t batch, int64_t rows, int64_t cols, bool sample, bool bf16, int threads) {
   const MaskUpdate update(rule, tensors, population, rows, cols, sample);
   std::fill_n(tensors.flips, population, int64_t{0});
   if (rows == 0 || cols == 0) return;
-  const GradientKernels kernels = kGradientKernels.get()();
+  const GradientKernels kernels = kernels_for(bf16);
   Panels panels(kernels, batch, rows, cols);
   // Members in groups, so that their panels take 64 MB or those of a single one.
-  constexpr int64_t kGroupFloats = int64_t{1} << 24;
-  const int64_t group = std::clamp<int64_t>(kGroupFloats / std::max<int64_t>(panels.member_floats(), 1), 1,
+  constexpr int64_t kGroupBytes = int64_t{1} << 26;
+  const int64_t group = std::clamp<int64_t>(kGroupBytes / std::max<int64_t>(panels.member_bytes(), 1), 1,
                                             std::max<int64_t>(population, 1));
   panels.allocate(group);
   // A tile for each worker, which takes tasks until there are no more.
@@ -121,7 +138,7 @@ void mask_grad_update_f32(Rule rule, const UpdateTensors& tensors, const float* 
     std::atomic<int64_t> next{0};
     parallel_for(threads, std::min(workers, grid.tasks), [&](int64_t worker) {
       GradientTile tile{};
-      tile.batch = batch;
+      tile.depth = panels.depth();
       tile.tile = tiles.get() + worker * kTileFloats;
       tile.coming_stride = cols;
       for (int64_t task = next++; task < grid.tasks; task = next++) {

@@ -8,7 +8,11 @@ namespace avx2 {
 
 // 6 x 2 sums, two inputs and a gradient are 15 of the 16 registers.
 typedef float Floats __attribute__((vector_size(32)));
+using Cells = Floats;
+constexpr int kCellSamples = 1;
 constexpr int kMicroRows = 6;
+
+FASTBIN_INLINE float cell(float sample, float) { return sample; }
 
 FASTBIN_INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
 

@@ -13,9 +13,9 @@ constexpr int64_t kTileCols = 192;
 constexpr int64_t kTileFloats = kTileRows * kTileCols;
 
 struct GradientTile {
-  const float* gy_panels;  // the panels from the tile's first row on
-  const float* x_panels;   // the panels from the tile's first column on
-  int64_t batch;
+  const void* gy_panels;   // the panels from the tile's first row on
+  const void* x_panels;    // the panels from the tile's first column on
+  int64_t depth;           // cells to a column of a panel
   int64_t rows;            // <= kTileRows
   int64_t cols;            // <= kTileCols
   float* tile;             // out, kTileFloats: rows x cols of gyᵀ x, kTileCols from row to row; the rest is scratch
@@ -23,11 +23,14 @@ struct GradientTile {
   int64_t coming_stride;
 };
 
-// Packs `width` columns of a [batch, stride] matrix as panels [panel][batch][columns of a panel], filled up with 0. The
-// panel of column c, where one starts there, is at c * batch.
-using PackKernel = void (*)(const float* matrix, int64_t stride, int64_t batch, int64_t width, float* panels);
+// Packs `width` columns of a [batch, stride] matrix as panels [panel][depth][columns of a panel] of cells, filled up
+// with 0. A cell of kCellBytes holds the samples that one instruction takes: a float, or two neighbours as bf16. The
+// panel of column c, where one starts there, is c * depth cells on.
+using PackKernel = void (*)(const float* matrix, int64_t stride, int64_t batch, int64_t width, void* panels);
+constexpr int64_t kCellBytes = 4;
 
 struct GradientKernels {
+  int64_t cell_samples;
   int64_t micro_rows;  // columns of gy to a panel
   int64_t micro_cols;  // columns of x to a panel
   PackKernel pack_gy;

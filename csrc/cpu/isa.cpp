@@ -63,4 +63,15 @@ Isa current_isa() {
   return isa;
 }
 
+bool isa_has_bf16() {
+  if (current_isa() != Isa::kAvx512) return false;
+#if defined(FASTBIN_EMULATE_AVX512)
+  return true;
+#elif defined(__x86_64__)
+  return __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
 }  // namespace fastbin

@@ -19,6 +19,9 @@ bool isa_supported(Isa isa);
 // Throws std::invalid_argument for an unknown name and std::runtime_error for one that this CPU does not support.
 Isa current_isa();
 
+// Whether the level in force is kAvx512 and this CPU has AVX512_BF16 too (Cooper Lake, Sapphire Rapids, Zen 4).
+bool isa_has_bf16();
+
 // One kernel function for each level. `get` is what the drivers call.
 template <typename Fn>
 struct PerIsa {
