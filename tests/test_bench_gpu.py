@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from stand_in_graph import Frozen, StandIn
 
 from bench import gpu, gpu_cases, gpu_checks, gpu_steps, gpu_timing, gpu_tune
-from fastbin import library
+from fastbin import choices, library, steps
 
 ROOT = Path(__file__).parent.parent
 
@@ -79,9 +80,40 @@ def test_failures_mean_no_timings(monkeypatch, capsys):
     monkeypatch.setattr(gpu, "require_gpu", lambda: "a card")
     monkeypatch.setattr(gpu_checks, "kernels", lambda device: [])
     monkeypatch.setattr(gpu_checks, "run", lambda found: ["bit_linear triton, 1 x 1 x 1: differs"])
+    monkeypatch.setattr(gpu_checks, "packed_product", lambda: None)
+    monkeypatch.setattr(gpu_checks, "run_captured", lambda device: [])
     monkeypatch.setattr(gpu, "EventTimer", None)
     assert gpu.check_and_time(None, False) == 1
     assert "bit_linear triton, 1 x 1 x 1: differs" in capsys.readouterr().out
+
+
+def test_the_captured_step_is_checked(monkeypatch):
+    monkeypatch.setattr(steps, "Graph", StandIn)
+    assert gpu_checks.run_captured("cpu") == []
+    monkeypatch.setattr(steps, "Graph", Frozen)
+    assert len(gpu_checks.run_captured("cpu")) == 4  # all but bop, whose constants stay
+
+
+@pytest.mark.parametrize(
+    ("capability", "batch", "dtype", "served"),
+    [((9, 0), 4, torch.float32, True), ((9, 0), 5, torch.float32, False), ((9, 0), 16, torch.int8, True),
+     ((12, 0), 1, torch.float32, False)],
+)  # fmt: skip
+def test_kernels_are_checked_on_what_they_serve(capability, batch, dtype, served, monkeypatch):
+    choices.serving.cache_clear()
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    x = torch.empty(batch, 64, dtype=dtype, device="meta")
+    assert gpu_checks.serves(gpu_checks.Kernel("bit_linear", "cpp", torch.add, "cuda"), x) is served
+    assert gpu_checks.serves(gpu_checks.Kernel("bit_linear", "triton", torch.add, "cuda"), x)
+    choices.serving.cache_clear()
+
+
+def test_search_steps_run_in_both_dtypes():
+    for activations in ("float32", "bfloat16"):
+        call = gpu_steps.search_steps("cpu", (64, 32, 10), 8, activations, False)
+        for i in range(4):
+            call(i)
 
 
 SMALL_CASES = {
@@ -132,6 +164,7 @@ def test_csv(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "require_gpu", lambda: "a card")
     monkeypatch.setattr(gpu_checks, "kernels", lambda device: [])
     monkeypatch.setattr(gpu_checks, "packed_product", lambda: None)
+    monkeypatch.setattr(gpu_checks, "run_captured", lambda device: [])
     monkeypatch.setattr(gpu, "sanitize", list)
     monkeypatch.setattr(gpu, "EventTimer", Script)
     monkeypatch.setattr(gpu, "measure_limits", lambda timer, device: gpu_timing.Limits(1.0, 1.0))

@@ -7,6 +7,7 @@ import dataclasses
 
 import pytest
 import torch
+from stand_in_graph import Frozen, StandIn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastbin import SearchConfig, backends, library, search, steps
@@ -14,28 +15,6 @@ from fastbin.search import Search
 from fastbin.steps import Part, Steps
 
 WIDTHS = [70, 50, 40, 3]
-
-
-class StandIn:
-    """For a CUDA graph: the same calls, on inputs of its own."""
-
-    made = 0
-
-    def __init__(self, call, *inputs):
-        StandIn.made += 1
-        self.call, self.inputs = call, [t.clone() for t in inputs]
-
-    def __call__(self, *inputs):
-        for mine, given in zip(self.inputs, inputs, strict=True):
-            mine.copy_(given)
-        self.call(*self.inputs)
-
-
-class Frozen(StandIn):
-    """A capture that misses the constants: those of the first step stay."""
-
-    def __call__(self, batch, hyper):
-        self.call(batch, self.inputs[1])
 
 
 def after_two_epochs(config, capture):
