@@ -219,6 +219,9 @@ def mask_grad_update_(
 ) -> Tensor:
     """`mask_update_` with grad = gyᵀ x, summed over the batch and never stored whole.
 
+    Under ``torch.set_float32_matmul_precision("medium")``, and on a CPU with AVX512_BF16, real gy and x are rounded to
+    bfloat16 (8 bits, denormals as 0) and their products still summed in float32.
+
     Args:
         scores: as for `mask_update_`.
         gy: ``[.., R]``, derivative of the loss in the layer's outputs; float32, bfloat16 or float16.

@@ -8,6 +8,7 @@
 
 #include "cpu/bit_linear_isa.h"
 #include "cpu/bits.h"
+#include "cpu/memory.h"
 #include "cpu/parallel.h"
 
 namespace fastbin {
@@ -120,6 +121,7 @@ struct Product {
 
   void run() {
     if (population * batch * outputs() == 0) return;
+    expect_writes(y, population * batch * outputs() * static_cast<int64_t>(sizeof(Y)));
     // A fork costs a few microseconds, in which one core does some 2^18 products.
     if (population * batch * rows * cols < (int64_t{1} << 18)) threads = 1;
     if (batch <= FASTBIN_PER_ISA(int64_t (*)(), bit_linear_small_batch)()) {

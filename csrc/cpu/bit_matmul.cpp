@@ -5,6 +5,7 @@
 
 #include "cpu/bit_matmul_kernel.h"
 #include "cpu/isa.h"
+#include "cpu/memory.h"
 #include "cpu/parallel.h"
 
 namespace fastbin {
@@ -92,6 +93,7 @@ void bit_matmul(const uint32_t* a, const uint32_t* b, int32_t* y, int64_t popula
   const BitMatmulKernels& kernels = *kKernels.get();
   const Product product{a, b, y, population, m, n, words};
   if (population == 0 || m == 0 || n == 0) return;
+  expect_writes(y, population * m * n * static_cast<int64_t>(sizeof(int32_t)));
   if (lookup_pays(kernels.lookup, m, n, words)) {
     by_lookup(product, kernels.lookup, threads);
   } else {
