@@ -8,6 +8,7 @@ import dataclasses
 import pytest
 import torch
 from stand_in_graph import Frozen, StandIn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastbin import SearchConfig, backends, library, search, steps
@@ -73,18 +74,6 @@ class NoWaiting(TorchDispatchMode):
         super().__init__()
         self.ops = set()
 
-    def __enter__(self):
-        self.tensor = torch.tensor  # whose copy to a GPU no dispatch mode sees
-        torch.tensor = self.refuse
-        return super().__enter__()
-
-    def __exit__(self, *exception):
-        torch.tensor = self.tensor
-        return super().__exit__(*exception)
-
-    def refuse(self, *args, **kwargs):
-        raise AssertionError("torch.tensor brings numbers from the host")
-
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.ops.add(func.name())
         assert func.name() not in ("aten::_local_scalar_dense", "aten::nonzero", "aten::lift_fresh"), func
@@ -93,6 +82,20 @@ class NoWaiting(TorchDispatchMode):
         devices = {t.device.type for t in flat if isinstance(t, torch.Tensor)}
         assert devices <= {"meta"}, f"{func} is on {devices}"
         return out
+
+
+class NoHostNumbers(TorchFunctionMode):
+    """Fails when a tensor is made of Python's numbers, whose copy to a GPU no dispatch mode sees."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        assert func not in (torch.tensor, torch.as_tensor, torch.from_numpy), f"{func} brings numbers from the host"
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def no_waiting():
+    with NoHostNumbers(), NoWaiting() as seen:
+        yield seen
 
 
 @pytest.fixture
@@ -143,7 +146,7 @@ def test_a_step_waits_for_nothing(options, activations, launched):
     _, running = searching_on_a_gpu(config)
     rule = config.rule_at(0.0)
     batch, hyper = torch.empty(16, dtype=torch.int64, device="meta"), rule.hyper(1, torch.device("meta"))
-    with NoWaiting() as seen:
+    with no_waiting() as seen:
         running.step(batch, rule, hyper)
     assert "aten::nll_loss_backward" in seen.ops
     assert {"_begin_step"} < set(launched)
@@ -154,9 +157,9 @@ def test_what_would_wait_is_seen(launched):
     config = SearchConfig(hidden=WIDTHS[1:-1])
     found, running = searching_on_a_gpu(config)
     x, y = running.train.x[:16], running.train.y[:16]
-    with NoWaiting(), pytest.raises(AssertionError, match="from the host"):
+    with no_waiting(), pytest.raises(AssertionError, match="from the host"):
         found.step(x, y, config.rule_at(0.0))  # its constants come from the host
-    with NoWaiting(), pytest.raises(AssertionError, match="_local_scalar_dense"):
+    with no_waiting(), pytest.raises(AssertionError, match="_local_scalar_dense"):
         library.pack(x, 0.0)  # looks for NaN
 
 
