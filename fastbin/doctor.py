@@ -203,7 +203,7 @@ def _cases(op: str) -> Iterator[tuple[Any, ...]]:
             x, gy = whole(-4, 4, *lead, batch, cols), whole(-4, 4, *lead, batch, rows)
             bits = reference.pack(whole(0, 1, *lead, batch, cols), None)
             if op == "pack":
-                yield from ((dense, None), (dense.bool(), None), (x, 0.0))
+                yield from ((dense, None, True), (dense.bool(), None, True), (x, 0.0, True), (x, 0.0, False))
             elif op == "unpack":
                 yield from ((words, cols, dtype) for dtype in (torch.bool, torch.int32, *_FLOATS))
             elif op == "transpose":
