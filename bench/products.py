@@ -20,7 +20,8 @@ FEW = 8  # samples up to which the limit is reading the bits
 
 # Products a vector operation against the lanes of a float32 fused multiply-add, both at the rate of two full vectors a cycle
 # (AVX-512 on Zen 4: one). By tables: of six loads of a vector five bring six products a lane and one the accumulator, which
-# is five products a load and lane (int16 sums of int8 have twice the lanes). Bits with bits: csrc/README.md counts 384
+# is five products a load and lane (int16 sums of int8 have twice the lanes; AVX2's ten of eleven would be 5.5, but then its
+# instructions are the limit). Bits with bits: csrc/README.md counts 384
 # products a cycle for AVX2 against 16 multiply-adds; for AVX-512, 512 products in three operations, 341 against 16.
 LOOKUP = {"fp32": 5.0, "int8": 10.0}
 BITS = {"avx2": 24.0, "avx512": 21.3}
