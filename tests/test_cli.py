@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import re
@@ -203,7 +204,9 @@ def test_full_disk_leaves_the_last_checkpoint(tmp_path, stop_after_first_epoch, 
 
 def test_ctrl_c(tmp_path):
     command = ["search", "digits", "--hidden", "32", "--epochs", "100000", "--out", str(tmp_path)]
-    process = start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Started in the background by a script, the tests ignore SIGINT, and so would their children.
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
     assert process.stdout.readline().startswith("epoch")  # lines come as they are made
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
