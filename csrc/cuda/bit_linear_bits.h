@@ -81,7 +81,8 @@ template <Scalar kType>
 struct Bits<kType, true> {
   static constexpr int kColumnWords = kStageInputs + 4;
   static constexpr int kBytes = 4 * kColumnWords * kTileOutputs / 32;
-  using Words = uint4[2];  // of 8 inputs: int8 4 q .., 16 + 4 q ..; else 2 q, 2 q + 1, 2 q + 8, 2 q + 9, and 16 further on
+  using Words =
+      uint4[2];  // of 8 inputs: int8 4 q .., 16 + 4 q ..; else 2 q, 2 q + 1, 2 q + 8, 2 q + 9, and 16 further on
 
   static __device__ __forceinline__ void copy(uint32_t* shared, const BitProduct& p, int64_t member, int64_t output,
                                               int64_t input, int thread) {

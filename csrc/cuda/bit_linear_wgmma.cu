@@ -25,8 +25,8 @@ constexpr std::size_t kMostShared = 227 * 1024;
 template <Scalar kType>
 using SumOf = std::conditional_t<kType == Scalar::kInt8, int32_t, float>;
 
-// What the two blocks of a cluster have in common: the samples of two tiles of outputs, each block fetching half of them
-// for both; or one tile, each block summing over half of the inputs.
+// What the two blocks of a cluster have in common: the samples of two tiles of outputs, each block fetching half of
+// them for both; or one tile, each block summing over half of the inputs.
 enum class Pair { kSamples, kTile };
 
 // A way to run a product.
@@ -36,19 +36,14 @@ struct Plan {
   static constexpr int kBatch = kBatchOf;
   static constexpr Pair kPair = kPairOf;
   using Source = Bits<kType, kTransposed>;
-  static constexpr int kBoxes = kType == Scalar::kInt8 ? 1 : 2;  // of 128 bytes of each sample
-  static constexpr int kProducts = kBoxes;                       // for the 32 inputs of a word
-  // Words whose products are a group, 256 cycles if possible: a wait costs less then.
-#ifndef GROUP
-#define GROUP (kBatch == 256 && kType != Scalar::kInt8 ? 1 : 2)
-#endif
-  static constexpr int kGroup = GROUP;
+  static constexpr int kBoxes = kType == Scalar::kInt8 ? 1 : 2;  // of 128 bytes of each sample; a product takes 32
   static constexpr int kBoxWords = 32 * kBatch;
   static constexpr int kXWords = kBoxes * kBoxWords;
   static constexpr int kStageWords = kXWords + static_cast<int>(ceil_div(Source::kBytes, 1024)) * 256;
-  static constexpr int kExchangeWords = kPair == Pair::kTile ? kTileOutputs * kBatch / 2 : 0;  // sums of half of the samples
-  static constexpr int kStages =
-      static_cast<int>((kMostShared - 4 * kExchangeWords - sizeof(uint64_t)) / (4 * kStageWords + 2 * sizeof(uint64_t)));
+  static constexpr int kExchangeWords =
+      kPair == Pair::kTile ? kTileOutputs * kBatch / 2 : 0;  // sums of half of the samples
+  static constexpr int kStages = static_cast<int>((kMostShared - 4 * kExchangeWords - sizeof(uint64_t)) /
+                                                  (4 * kStageWords + 2 * sizeof(uint64_t)));
   static constexpr std::size_t kSharedBytes =
       std::size_t{kStages} * (4 * kStageWords + 2 * sizeof(uint64_t)) + 4 * kExchangeWords + sizeof(uint64_t);
 
@@ -224,19 +219,21 @@ __global__ void __launch_bounds__(kThreads, 1)
     };
     // Registers for a stage's four words: the bits of one group of products are decoded while those of the group before
     // and, maybe, of the one before that are in flight. Their words have been loaded a group earlier.
-    constexpr int kGroups = 4 / Plan::kGroup;
-    typename Source::Words words[Plan::kGroup];
+    constexpr int kGroup =
+        Plan::kBatch == 256 && Plan::kType != Scalar::kInt8 ? 1 : 2;  // words: 256 cycles, if possible
+    constexpr int kGroups = 4 / kGroup;
+    typename Source::Words words[kGroup];
     Operand<Plan::kType> bits[4];
     const auto load = [&](const Ring& from, int group) {
       const uint32_t* stage = shared + from.stage * Plan::kStageWords + Plan::kXWords;
 #pragma unroll
-      for (int i = 0; i < Plan::kGroup; ++i) Source::load(stage, group * Plan::kGroup + i, warp, lane, words[i]);
+      for (int i = 0; i < kGroup; ++i) Source::load(stage, group * kGroup + i, warp, lane, words[i]);
     };
     const auto decode = [&](int group) {
 #pragma unroll
-      for (int i = 0; i < Plan::kGroup; ++i) {
-        Source::decode(words[i], warp, lane, bits[group * Plan::kGroup + i]);
-        settle(bits[group * Plan::kGroup + i]);
+      for (int i = 0; i < kGroup; ++i) {
+        Source::decode(words[i], warp, lane, bits[group * kGroup + i]);
+        settle(bits[group * kGroup + i]);
       }
     };
     int64_t stages_left = first_cluster < clusters ? ceil_div(clusters - first_cluster, stride) * steps : 0;
@@ -257,15 +254,15 @@ __global__ void __launch_bounds__(kThreads, 1)
         for (int group = 0; group < kGroups; ++group) {
           begin_products();
 #pragma unroll
-          for (int i = 0; i < Plan::kGroup * Plan::kProducts; ++i) {
-            const int piece = group * Plan::kGroup * Plan::kProducts + i;  // of 32 bytes of each sample
-            multiply_wgmma<Plan::kType>(sums, bits[piece / Plan::kProducts][piece % Plan::kProducts],
+          for (int i = 0; i < kGroup * Plan::kBoxes; ++i) {
+            const int piece = group * kGroup * Plan::kBoxes + i;  // of 32 bytes of each sample
+            multiply_wgmma<Plan::kType>(sums, bits[piece / Plan::kBoxes][piece % Plan::kBoxes],
                                         x + piece / 4 * (Plan::kBoxWords / 4) + piece % 4 * 2, step + piece > 0);
           }
           commit_products();
-          if (kGroups == 4) decode((group + 1) % kGroups);
+          // Four groups have registers each, two only those of the group before the last.
           if (kGroups == 2) wait_products<1>();
-          if (kGroups == 2) decode((group + 1) % kGroups);
+          decode((group + 1) % kGroups);
           if (group + 2 == kGroups && stages_left > 0) block_barrier_wait(full + next.stage, next.parity);
           if (group + 2 < kGroups) {
             load(ring, group + 2);
@@ -317,9 +314,13 @@ void run_cheapest(const BitProduct& p, const Queue& queue, const Shape& shape) {
     Pair pair;
     void (*run)(const BitProduct&, const Queue&, const Shape&, int64_t);
   };
-#define FASTBIN_WAY(batch, pair) {batch, pair, run<Plan<kType, kTransposed, batch, pair>>}
+#define FASTBIN_WAY(batch, pair)                            \
+  {                                                         \
+    batch, pair, run<Plan<kType, kTransposed, batch, pair>> \
+  }
   constexpr Way kWays[] = {FASTBIN_WAY(256, Pair::kSamples), FASTBIN_WAY(128, Pair::kSamples),
-                           FASTBIN_WAY(64, Pair::kSamples), FASTBIN_WAY(128, Pair::kTile), FASTBIN_WAY(64, Pair::kTile)};
+                           FASTBIN_WAY(64, Pair::kSamples), FASTBIN_WAY(128, Pair::kTile),
+                           FASTBIN_WAY(64, Pair::kTile)};
 #undef FASTBIN_WAY
   const int64_t multiprocessors = attribute(cudaDevAttrMultiProcessorCount, queue.device, shape);
   const int64_t steps = ceil_div(p.inner, kStageInputs);
@@ -331,8 +332,7 @@ void run_cheapest(const BitProduct& p, const Queue& queue, const Shape& shape) {
     // A step's products take 8 cycles a sample, 4 of int8; a tile's beginning and end some 4000.
     const int64_t clusters =
         p.population * ceil_div(p.outputs, halves ? kTileOutputs : 2 * kTileOutputs) * ceil_div(p.batch, way.batch);
-    const int64_t cycles =
-        ceil_div(steps, halves ? kCluster : 1) * way.batch * (kType == Scalar::kInt8 ? 4 : 8) + 4000;
+    const int64_t cycles = ceil_div(steps, halves ? kCluster : 1) * way.batch * (kType == Scalar::kInt8 ? 4 : 8) + 4000;
     const int64_t cost = ceil_div(clusters, multiprocessors / kCluster) * cycles;
     if (best == nullptr || cost < least) best = &way, least = cost;
   }

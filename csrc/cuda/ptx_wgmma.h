@@ -9,7 +9,8 @@
 
 namespace fastbin::cuda {
 
-// ------------------------------------------------------------------------------------------------- threads and barriers
+// ------------------------------------------------------------------------------------------------- threads and
+// barriers
 
 // The number of registers that each thread of this warpgroup has, out of what the block got at its launch.
 template <int kRegisters>
@@ -86,7 +87,8 @@ __device__ __forceinline__ void send(uint32_t* shared, const T (&values)[4], uin
       : "memory");
 }
 
-// ---------------------------------------------------------------------------------------------------------------- bytes
+// ----------------------------------------------------------------------------------------------------------------
+// bytes
 
 // Byte i of the result is byte s of a (0 to 3) and b (4 to 7), s bits 4 i .. 4 i + 2 of `select`; or its sign bit eight
 // times if bit 4 i + 3 is set.
@@ -115,7 +117,8 @@ __device__ __forceinline__ uint32_t transpose_matrix(uint32_t pair) {
   return transposed;
 }
 
-// ------------------------------------------------------------------------------------------------------------- products
+// -------------------------------------------------------------------------------------------------------------
+// products
 
 // The descriptor of a matrix in shared memory, rows of 128 bytes in the 128-byte swizzle: address / 16 in bits 0..13,
 // the 1024 bytes / 16 from one eight rows to the next in bits 32..45, and 1 for the swizzle in bits 62..63. Bits 16..29
@@ -124,8 +127,8 @@ __device__ __forceinline__ uint64_t swizzled_rows(const uint32_t* shared) {
   return uint64_t{1} << 62 | uint64_t{1024 / 16} << 32 | uint64_t{1} << 16 | (shared_address(shared) & 0x3ffffu) / 16;
 }
 
-// Has a product's operand in its registers from here on: else the compiler makes it between the products of a group, and
-// then lets them wait for each other.
+// Has a product's operand in its registers from here on: else the compiler makes it between the products of a group,
+// and then lets them wait for each other.
 template <int kProducts>
 __device__ __forceinline__ void settle(uint32_t (&a)[kProducts][4]) {
 #pragma unroll
@@ -133,23 +136,23 @@ __device__ __forceinline__ void settle(uint32_t (&a)[kProducts][4]) {
 }
 
 #define FASTBIN_4(c, t) c(d[t][0]), c(d[t][1]), c(d[t][2]), c(d[t][3])
-#define FASTBIN_32(c, t)                                                                                           \
-  FASTBIN_4(c, t), FASTBIN_4(c, t + 1), FASTBIN_4(c, t + 2), FASTBIN_4(c, t + 3), FASTBIN_4(c, t + 4),             \
+#define FASTBIN_32(c, t)                                                                               \
+  FASTBIN_4(c, t), FASTBIN_4(c, t + 1), FASTBIN_4(c, t + 2), FASTBIN_4(c, t + 3), FASTBIN_4(c, t + 4), \
       FASTBIN_4(c, t + 5), FASTBIN_4(c, t + 6), FASTBIN_4(c, t + 7)
 #define FASTBIN_64(c, t) FASTBIN_32(c, t), FASTBIN_32(c, t + 8)
 #define FASTBIN_128(c, t) FASTBIN_64(c, t), FASTBIN_64(c, t + 16)
-#define FASTBIN_PLACES_32                                                                                       \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                      \
+#define FASTBIN_PLACES_32                                                  \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define FASTBIN_PLACES_64                                                                                       \
-  FASTBIN_PLACES_32                                                                                             \
-  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                          \
+#define FASTBIN_PLACES_64                                                              \
+  FASTBIN_PLACES_32                                                                    \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define FASTBIN_PLACES_128                                                                                      \
-  FASTBIN_PLACES_64                                                                                             \
-  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "                          \
-  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "                            \
-  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "                \
+#define FASTBIN_PLACES_128                                                                       \
+  FASTBIN_PLACES_64                                                                              \
+  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "           \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "             \
+  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
   "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define FASTBIN_WHEN_32 "%37"
 #define FASTBIN_WHEN_64 "%69"
@@ -158,23 +161,26 @@ __device__ __forceinline__ void settle(uint32_t (&a)[kProducts][4]) {
 #define FASTBIN_FACTORS_64 "{%64, %65, %66, %67}, %68"
 #define FASTBIN_FACTORS_128 "{%128, %129, %130, %131}, %132"
 // A product with so many registers of sums, in constraint c; `rest` are the operands behind the predicate.
-#define FASTBIN_WGMMA(sums, c, shape_and_types, rest)                                                          \
-  asm volatile("{\n\t.reg .pred accumulate;\n\tsetp.ne.b32 accumulate, " FASTBIN_WHEN_##sums                   \
-               ", 0;\n\t"                                                                                      \
-               "wgmma.mma_async.sync.aligned." shape_and_types " {" FASTBIN_PLACES_##sums                      \
-               "}, " FASTBIN_FACTORS_##sums ", accumulate" rest ";\n\t}"                                       \
-               : FASTBIN_##sums(c, 0)                                                                          \
+#define FASTBIN_WGMMA(sums, c, shape_and_types, rest)                                                                  \
+  asm volatile("{\n\t.reg .pred accumulate;\n\tsetp.ne.b32 accumulate, " FASTBIN_WHEN_##sums                           \
+               ", 0;\n\t"                                                                                              \
+               "wgmma.mma_async.sync.aligned." shape_and_types " {" FASTBIN_PLACES_##sums "}, " FASTBIN_FACTORS_##sums \
+               ", accumulate" rest ";\n\t}"                                                                            \
+               : FASTBIN_##sums(c, 0)                                                                                  \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)))
-#define FASTBIN_WGMMA_OF(c, types, rest)                                        \
-  if constexpr (kTiles == 8) FASTBIN_WGMMA(32, c, "m64n64" types, rest);         \
-  else if constexpr (kTiles == 16) FASTBIN_WGMMA(64, c, "m64n128" types, rest);  \
-  else FASTBIN_WGMMA(128, c, "m64n256" types, rest)
+#define FASTBIN_WGMMA_OF(c, types, rest)         \
+  if constexpr (kTiles == 8)                     \
+    FASTBIN_WGMMA(32, c, "m64n64" types, rest);  \
+  else if constexpr (kTiles == 16)               \
+    FASTBIN_WGMMA(64, c, "m64n128" types, rest); \
+  else                                           \
+    FASTBIN_WGMMA(128, c, "m64n256" types, rest)
 
-// d = (accumulate ? d : 0) + a b for 64 rows of a and the 8 * kTiles rows of b that a descriptor names, over 32 bytes of
-// each: 16 values of 16-bit floats, or 32 of int8. Warp w of the warpgroup has rows 16 w .. 16 w + 15 of a; with
-// g = lane / 4 and q = lane % 4, a[0] is values 2 q, 2 q + 1 (int8: 4 q .. 4 q + 3) of row g, a[1] those of row g + 8,
-// a[2] and a[3] are the same rows 8 (int8: 16) values further on. d[t] is rows g, g, g + 8, g + 8 of a with rows
-// 8 t + 2 q, + 1, + 0, + 1 of b. Asynchronous: a is read and d is there by wait_products.
+// d = (accumulate ? d : 0) + a b for 64 rows of a and the 8 * kTiles rows of b that a descriptor names, over 32 bytes
+// of each: 16 values of 16-bit floats, or 32 of int8. Warp w of the warpgroup has rows 16 w .. 16 w + 15 of a; with g =
+// lane / 4 and q = lane % 4, a[0] is values 2 q, 2 q + 1 (int8: 4 q .. 4 q + 3) of row g, a[1] those of row g + 8, a[2]
+// and a[3] are the same rows 8 (int8: 16) values further on. d[t] is rows g, g, g + 8, g + 8 of a with rows 8 t + 2 q,
+// + 1, + 0, + 1 of b. Asynchronous: a is read and d is there by wait_products.
 template <Scalar kType, int kTiles, typename Sum>
 __device__ __forceinline__ void multiply_wgmma(Sum (&d)[kTiles][4], const uint32_t (&a)[4], uint64_t b,
                                                bool accumulate) {
