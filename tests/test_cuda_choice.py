@@ -85,7 +85,9 @@ def test_the_shape_and_the_device_choose(monkeypatch, capability, expected):
     assert (linear(4), linear(5), matmul(8), matmul(2048)) == expected
     assert linear(16, torch.int8) == expected[0]
     many = "cpp" if capability == (9, 0) else "triton"
-    assert {linear(17, torch.int8), linear(5, torch.bfloat16), linear_t(1, torch.float16), linear_t(9, torch.int8)} == {many}
+    assert {linear(17, torch.int8), linear(5, torch.bfloat16), linear_t(1, torch.float16), linear_t(9, torch.int8)} == {
+        many
+    }
 
 
 def test_wgmma_takes_rows_of_whole_chunks_of_all_but_float32(monkeypatch):
