@@ -79,7 +79,7 @@ def sanitize() -> list[str]:
 
 
 def time_case(case: Case, timer: Timer, limits: Limits) -> list[Row]:
-    """A row for each implementation and state of the cache, against the first peer; and one for each further peer."""
+    """A row for each implementation, state of the cache and peer; goals that are no ratio stand in the first peer's."""
     rows = []
     for cold in (False,) if case.steps else (False, True):
 
@@ -102,7 +102,7 @@ def time_case(case: Case, timer: Timer, limits: Limits) -> list[Row]:
                         "peer": peer,
                         "peer_us": theirs * 1e6,
                         "ratio": theirs / ours,
-                        "goal": case.goal if first else None,
+                        "goal": case.goals.get(peer),
                         "roofline": roofline or None,
                         "goal_roofline": case.goal_share if first else None,
                         "rate": case.operations / ours if case.goal_rate else None,
@@ -131,7 +131,7 @@ def missed(rows: Iterable[Row]) -> list[str]:
         for measured, goal in (("ratio", "goal"), ("roofline", "goal_roofline"), ("rate", "goal_rate")):
             got, wanted = row[measured], row[goal]
             if isinstance(wanted, float) and row["cache"] != "warm":
-                key = (row["op"], row["shape"], measured)
+                key = (row["op"], row["shape"], f"times {row['peer']}" if measured == "ratio" else measured)
                 value = got if isinstance(got, float) else 0.0
                 best[key] = (max(value, best.get(key, (0.0, 0.0))[0]), wanted)
     return [

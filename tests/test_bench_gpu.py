@@ -146,14 +146,18 @@ def test_the_peers_of_a_product_multiply_the_same_numbers():
 def test_rows_by_hand():
     case = gpu_cases.Case(
         "op", "1 x 1", {"triton": lambda i: i, "cpp": lambda i: i}, {"first": lambda i: i, "second": lambda i: i},
-        goal=4.0, bytes=3e6, operations=1e9, goal_share=0.75, goal_rate=1e15,
+        goals={"first": 4.0, "second": 2.5}, bytes=3e6, operations=1e9, goal_share=0.75, goal_rate=1e15,
     )  # fmt: skip
     limits = gpu_timing.Limits(bandwidth=3e12, bf16_rate=1e15)
     rows = gpu.time_case(case, Script(8e-6, 4e-6, 2e-6, 1e-6, 9e-6, 4e-6, 4e-6, 2e-6), limits)
     assert [row["ratio"] for row in rows] == pytest.approx([4, 2, 8, 4, 2.25, 1, 4.5, 2])
     assert [row["roofline"] for row in rows[::2]] == pytest.approx([0.5, 1.0, 0.25, 0.5])
-    assert [row["goal"] for row in rows] == [4.0, None] * 4
-    assert gpu.missed(rows) == ["op 1 x 1: roofline 0.5, to reach 0.75", "op 1 x 1: rate 5e+14, to reach 1e+15"]
+    assert [row["goal"] for row in rows] == [4.0, 2.5] * 4
+    assert gpu.missed(rows) == [
+        "op 1 x 1: roofline 0.5, to reach 0.75",
+        "op 1 x 1: rate 5e+14, to reach 1e+15",
+        "op 1 x 1: times second 2, to reach 2.5",
+    ]
     lines = gpu.table(rows).splitlines()
     assert len(lines) == 10 and len({line.count("|") for line in lines}) == 1
     assert lines[2].startswith("| op | 1 x 1 | triton | warm | 2 | first | 8 | 4 | 4 | 0.5 |")
