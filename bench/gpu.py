@@ -167,7 +167,7 @@ def check_and_time(csv_path: Path | None, write_choices: bool) -> int:
     started = time.perf_counter()
     found = gpu_checks.kernels("cuda")
     packed = gpu_checks.packed_product()
-    failures = gpu_checks.run(found)
+    failures = gpu_checks.run_beside(found)
     if packed is not None:
         failures += gpu_checks.run_packed(packed, "cuda")
     failures += gpu_checks.run_captured("cuda")

@@ -68,6 +68,13 @@ def test_a_wrong_kernel_fails_the_checks(op):
     assert len(failures) >= 8 and all(f"{op} wrong, " in line for line in failures)
 
 
+def test_kernels_are_checked_in_processes_of_their_own(capfd):
+    found = [k for k in gpu_checks.kernels("cpu") if k.op in ("popcount", "transpose")]
+    assert gpu_checks.run_beside(found) == []
+    told = capfd.readouterr().out
+    assert told.count("popcount cpp: 10 checks, 0 failures") == told.count("transpose cpp: 10 checks") == 2
+
+
 def test_a_kernel_that_raises_fails_the_checks():
     def broken(*args):
         raise RuntimeError("launch failed")
@@ -79,7 +86,7 @@ def test_a_kernel_that_raises_fails_the_checks():
 def test_failures_mean_no_timings(monkeypatch, capsys):
     monkeypatch.setattr(gpu, "require_gpu", lambda: "a card")
     monkeypatch.setattr(gpu_checks, "kernels", lambda device: [])
-    monkeypatch.setattr(gpu_checks, "run", lambda found: ["bit_linear triton, 1 x 1 x 1: differs"])
+    monkeypatch.setattr(gpu_checks, "run_beside", lambda found: ["bit_linear triton, 1 x 1 x 1: differs"])
     monkeypatch.setattr(gpu_checks, "packed_product", lambda: None)
     monkeypatch.setattr(gpu_checks, "run_captured", lambda device: [])
     monkeypatch.setattr(gpu, "EventTimer", None)
