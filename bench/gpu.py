@@ -21,6 +21,7 @@ import torch
 
 from bench import gpu_checks
 from bench.gpu_cases import Case, cases
+from bench.gpu_huge import run_huge
 from bench.gpu_timing import EventTimer, Limits, Timer, measure_limits
 
 SANITIZERS = ("memcheck", "racecheck")
@@ -171,6 +172,7 @@ def check_and_time(csv_path: Path | None, write_choices: bool) -> int:
     if packed is not None:
         failures += gpu_checks.run_packed(packed, "cuda")
     failures += gpu_checks.run_captured("cuda")
+    failures += run_huge(found)
     failures = failures or sanitize()
     print(f"checks: {time.perf_counter() - started:.0f} s")
     if failures:

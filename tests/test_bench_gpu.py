@@ -89,6 +89,7 @@ def test_failures_mean_no_timings(monkeypatch, capsys):
     monkeypatch.setattr(gpu_checks, "run_beside", lambda found: ["bit_linear triton, 1 x 1 x 1: differs"])
     monkeypatch.setattr(gpu_checks, "packed_product", lambda: None)
     monkeypatch.setattr(gpu_checks, "run_captured", lambda device: [])
+    monkeypatch.setattr(gpu, "run_huge", lambda found: [])
     monkeypatch.setattr(gpu, "EventTimer", None)
     assert gpu.check_and_time(None, False) == 1
     assert "bit_linear triton, 1 x 1 x 1: differs" in capsys.readouterr().out
@@ -176,6 +177,7 @@ def test_csv(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_checks, "kernels", lambda device: [])
     monkeypatch.setattr(gpu_checks, "packed_product", lambda: None)
     monkeypatch.setattr(gpu_checks, "run_captured", lambda device: [])
+    monkeypatch.setattr(gpu, "run_huge", lambda found: [])
     monkeypatch.setattr(gpu, "sanitize", list)
     monkeypatch.setattr(gpu, "EventTimer", Script)
     monkeypatch.setattr(gpu, "measure_limits", lambda timer, device: gpu_timing.Limits(1.0, 1.0))
