@@ -1,4 +1,4 @@
-"""The GPU kernels on more than 2^31 elements, where 32-bit addresses would wrap: rows of either end against the reference."""
+"""The GPU kernels on more than 2^31 elements, where 32-bit addresses would wrap: some rows against the reference."""
 
 from __future__ import annotations
 
