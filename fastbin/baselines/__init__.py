@@ -1,6 +1,6 @@
 """Kinds of network to compare, under one interface: a `Task` in, a `Trained` network out.
 
-All work on the same data, widths, form (activation, norm) and budget; what a kind chooses, it chooses by the validation part.
+All work on the same data, widths, form (activation, norm) and budget, and choose by the validation part.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def magnitude_pruned(task: Task, density: float | None = None) -> Trained:
             _prune(net, density ** (i / (rounds - 1)), [layer.weight.detach().abs() for layer in net.linear()])
             with torch.no_grad():
                 for layer, kept in zip(net.linear(), early, strict=True):
-                    layer.weight_orig.copy_(kept)
+                    layer.get_parameter("weight_orig").copy_(kept)
         found = fit(task, net, LR, end - start, first=start + 1, weight_decay=WEIGHT_DECAY, after_epoch=remember)
         history += found.history
     return Trained(found.net, task.budget, history, found.best_epoch)

@@ -6,6 +6,7 @@ Each function is a torch parametrisation with a straight-through gradient.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -33,7 +34,9 @@ def edge_popup(task: Task, signed: bool) -> Trained:
     shapes = list(enumerate(task.shapes))
     weights = [torch.full(shape, math.sqrt(2 / (KEPT * shape[1]))) for _, shape in shapes]
     if signed:
-        weights = [w.copysign(torch.randn(w.shape, generator=task.generator(_LATENT, i))) for i, w in enumerate(weights)]
+        weights = [
+            w.copysign(torch.randn(w.shape, generator=task.generator(_LATENT, i))) for i, w in enumerate(weights)
+        ]
     scores = [torch.rand(shape, generator=task.generator(_LATENT, len(shapes) + i)) for i, shape in shapes]
     net = task.real_net(scores)
     for layer, w in zip(net.linear(), weights, strict=True):
@@ -103,5 +106,6 @@ class _StraightThrough(torch.autograd.Function):
         return None, grads[0]
 
 
-def _straight_through(f: Any, t: Tensor) -> Tensor:
-    return cast("Tensor", _StraightThrough.apply(f, t))
+def _straight_through(f: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+    apply = cast("Callable[..., Tensor]", _StraightThrough.apply)
+    return apply(f, t)

@@ -98,7 +98,7 @@ def fit(
                 validation_accuracy=validation_accuracy,
                 flips=flips.tolist(),
                 density=[float((s != 0).double().mean()) for s in signs],
-                lr=step_size,
+                lr=float(step_size),
                 tau=1.0,
                 seconds=time.perf_counter() - started,
             )
