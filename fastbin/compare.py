@@ -53,7 +53,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from fastbin import checkpoint
+from fastbin import checkpoint, compare_report
 from fastbin.baselines import KINDS, SEARCHED, SHARED_WEIGHTS, RealNet, Task, Trained, share_weight
 from fastbin.baselines.files import save_network
 from fastbin.baselines.nets import dense_weights
@@ -66,7 +66,11 @@ from fastbin.steps import Part
 
 RESULTS, LINES, TABLE, NETWORKS = "results.json", "results.jsonl", "results.csv", "networks"
 VERSION = 1
-QUICK_DATA = ("digits", "breast_cancer")
+QUICK: dict[str, Any] = {  # arguments of `compare` that end within minutes
+    "data": ("digits", "breast_cancer"),
+    "seeds": 2,
+    "config": SearchConfig(hidden=(64, 64), epochs=15),
+}
 Run = dict[str, Any]
 
 
@@ -134,6 +138,7 @@ def compare(
             if on_run is not None:
                 on_run(run, number, len(planned))
         write(folder, results)
+        compare_report.write(folder, results)
     return results
 
 
@@ -188,6 +193,7 @@ def read_results(folder: str | os.PathLike[str]) -> dict[str, Any]:
 def write(folder: Path, results: dict[str, Any]) -> None:
     """Write the results in all machine-readable forms, each whole or not at all; results.json is the one that is read."""
     runs = results["runs"]
+    results["summary"] = compare_report.summary(runs)
     checkpoint.write_text(folder / RESULTS, json.dumps(results, indent=1, allow_nan=False) + "\n")
     checkpoint.write_text(folder / LINES, "".join(json.dumps(run, allow_nan=False) + "\n" for run in runs))
     checkpoint.write_text(folder / TABLE, _csv(runs))
