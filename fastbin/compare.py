@@ -18,8 +18,8 @@ A run is one kind (`fastbin.baselines.KINDS`) on one data set with one seed. Its
     validation_accuracy    of the network
     widths                 units of each layer; null for a graph
     edges, connections     possible ones, and those that are there
-    density                connections / edges of each layer
-    bits                   what a file needs at least: `fastbin.compare.size_in_bits`
+    density                connections / edges of each layer; of the whole for a graph
+    bits                   what a file needs at least: `fastbin.baselines.nets.Size`
     best_epoch, epochs     the network's, and how many there were
     operations, budget     connections passed by samples, see `fastbin.baselines.Task.training`
     seconds                of training, without the evaluation on the test part
@@ -34,6 +34,8 @@ A network file is safetensors with JSON metadata (`fastbin.checkpoint`): data, k
     bits     layers.<i>.words: int32 [n_out, ceil(n_in / 32)], element (r, c) is bit c % 32 of word [r, c // 32]
     real     layers.<i>.weight: float32 [n_out, n_in], exactly 0 where there is no connection
     both     metadata widths, activation, norm, logit_scale: of `fastbin.nn.Perceptron`
+    graph    graph.inputs: words of [units, inputs + 1], graph.units: words of [units, units], graph.activation: int64
+             [units]; metadata inputs, outputs, weight (on all connections), pixels: `fastbin.baselines.graph`
 
 A comparison that was stopped goes on where it was: runs that are done are not repeated, failed ones are tried again.
 """
@@ -54,12 +56,11 @@ import torch
 from torch.nn import functional as F
 
 from fastbin import checkpoint, compare_report
-from fastbin.baselines import KINDS, SEARCHED, SHARED_WEIGHTS, RealNet, Task, Trained, share_weight
+from fastbin.baselines import KINDS, ONLY_ON, SEARCHED, SHARED_WEIGHTS, GraphNet, Task, Trained
 from fastbin.baselines.files import save_network
-from fastbin.baselines.nets import dense_weights
+from fastbin.baselines.nets import Network, Size, share_weight
 from fastbin.config import SearchConfig
 from fastbin.data import Dataset, load_dataset
-from fastbin.nn import WeightFreeNet
 from fastbin.result import EVALUATION_BATCH, evaluate
 from fastbin.runs import RunFolderError, locked
 from fastbin.steps import Part
@@ -120,6 +121,7 @@ def compare(
         for source, name in zip(data, names, strict=True)
         for i in range(seeds)
         for kind in chosen
+        if name in ONLY_ON.get(kind, (name,))
     ]
     folder = Path(out)
     with locked(folder):
@@ -241,18 +243,13 @@ def _run(folder: Path, kind: str, task: Task, dataset: Dataset, searched: Run | 
 def _figures(trained: Trained, task: Task, test: Part) -> Run:
     net = trained.net
     draws = [evaluate(drawn, test.x, test.y)[1] for drawn in trained.draws]
-    assert isinstance(net, (WeightFreeNet, RealNet))
-    weights = dense_weights(net)
     return {
         "test_accuracy": evaluate(net, test.x, test.y)[1],
         "mean_test_accuracy": sum(draws) / len(draws) if draws else None,
         "validation_accuracy": evaluate(net, task.validation.x, task.validation.y)[1],
         "test_samples": len(test.y),
-        "widths": task.widths,
-        "edges": task.edges,
-        "connections": sum(int((w != 0).sum()) for w in weights),
-        "density": [float((w != 0).double().mean()) for w in weights],
-        "bits": size_in_bits(net),
+        "widths": None if isinstance(net, GraphNet) else task.widths,
+        **dataclasses.asdict(Size.of(net)),
         "best_epoch": trained.best_epoch,
         "epochs": len(trained.history),
         "operations": trained.operations,
@@ -262,31 +259,16 @@ def _figures(trained: Trained, task: Task, test: Part) -> Run:
     }
 
 
-def size_in_bits(net: WeightFreeNet | RealNet) -> int:
-    """Bits that a file of the network needs at least, without compression.
-
-    One a possible connection for the structure, unless all are there; and for weights of real networks, 32 a connection if
-    they are of more than two values, 1 a connection if they are of two, none if they are all the same.
-    """
-    total = 0
-    for w in dense_weights(net):
-        there = w[w != 0]
-        values = len(there.unique())
-        each = 32 if values > 2 else 1 if values == 2 else 0
-        total += (w.numel() if len(there) < w.numel() or each == 0 else 0) + each * len(there)
-    return total
-
-
 @torch.no_grad()
-def _shared(net: WeightFreeNet | RealNet, validation: Part, test: Part) -> dict[str, Any]:
+def _shared(net: Network, validation: Part, test: Part) -> dict[str, Any]:
     """Accuracy with one weight shared by all connections; the best one is chosen by validation."""
     accuracy, by_validation = [], []
-    probabilities = torch.zeros(len(test.y), net.widths[-1], device=test.y.device)
+    probabilities = torch.zeros((), device=test.y.device)
     for weight in SHARED_WEIGHTS:
         shared = share_weight(net, weight)
         logits = torch.cat([shared(part) for part in test.x.split(EVALUATION_BATCH)])
         accuracy.append(float((logits.argmax(1) == test.y).double().mean()))
-        probabilities += F.softmax(logits, 1)
+        probabilities = probabilities + F.softmax(logits, 1)
         by_validation.append(evaluate(shared, validation.x, validation.y)[1])
     best = max(range(len(SHARED_WEIGHTS)), key=by_validation.__getitem__)
     return {

@@ -14,9 +14,16 @@ from rich.console import Console
 from rich.table import Table
 
 from fastbin import checkpoint
+from fastbin.baselines import KINDS
 
 REPORT, MARKDOWN = "report.html", "report.md"
-ORDER = ("dense", "pruned", "weight_free_hard", "random")  # from best to worst, as the paper has them
+ORDER = (
+    "dense",
+    "pruned",
+    "weight_free_hard",
+    "weight_agnostic",
+    "random",
+)  # from best to worst, as the paper has them
 Row = dict[str, Any]
 
 
@@ -117,7 +124,8 @@ _NOTES = (
     "One weight: all connections of the network get the same weight, of six values; the mean over them, the best by "
     "validation, and the mean of the six networks' probabilities. Behind a norm over the layer only its sign matters.",
     "Bits: one a possible connection for the structure, unless all are there; 32 a connection for real weights, 1 for "
-    "weights of two values. Budget: connections passed by samples, against those of the search.",
+    "weights of two values; in a graph, each connection is the number of one of the possible ones.",
+    "Budget: connections passed by samples, against those of the search.",
 )
 
 
@@ -213,15 +221,16 @@ class _Curves:
 
     def __call__(self, figure: Any) -> None:
         accuracy, density, flips = figure.subplots(1, 3)
-        for i, kind in enumerate(dict.fromkeys(run["kind"] for run in self.runs)):
+        for kind in dict.fromkeys(run["kind"] for run in self.runs):
             histories = [run["history"] for run in self.runs if run["kind"] == kind]
             epochs = range(1, min(map(len, histories)) + 1)  # those that all seeds have
-            style = {"color": f"C{i % 10}", "linestyle": "-" if i < 10 else "--", "label": kind}
+            style = _style(kind)
             accuracy.plot(epochs, _curve(histories, epochs, lambda r: 100 * r["validation_accuracy"]), **style)
             density.plot(
                 epochs, _curve(histories, epochs, lambda r: 100 * sum(r["density"]) / len(r["density"])), **style
             )
-            flips.plot(epochs, _curve(histories, epochs, lambda r: sum(r["flips"])), **style)
+            if histories[0][0]["flips"]:
+                flips.plot(epochs, _curve(histories, epochs, lambda r: sum(r["flips"])), **style)
         flips.set_yscale("symlog", linthresh=1)
         titles = ("validation accuracy / %", "density, mean over layers / %", "flips an epoch (real weights: of sign)")
         for axes, title in zip((accuracy, density, flips), titles, strict=True):
@@ -229,6 +238,12 @@ class _Curves:
             axes.set_title(title)
             axes.grid(alpha=0.3)
         figure.legend(*accuracy.get_legend_handles_labels(), loc="outside right center", fontsize=8)
+
+
+def _style(kind: str) -> dict[str, Any]:
+    """Colour and line of a kind, the same in all figures."""
+    i = list(KINDS).index(kind)
+    return {"color": f"C{i % 10}", "linestyle": "-" if i < 10 else "--", "label": kind}
 
 
 def _curve(histories: Sequence[list[Row]], epochs: range, value: Callable[[Row], float]) -> list[float]:
@@ -243,10 +258,10 @@ class _Shared:
 
     def __call__(self, figure: Any) -> None:
         axes = figure.subplots()
-        for i, kind in enumerate(dict.fromkeys(run["kind"] for run in self.runs)):
+        for kind in dict.fromkeys(run["kind"] for run in self.runs):
             shared = [run["shared"] for run in self.runs if run["kind"] == kind]
             means = [100 * sum(values) / len(shared) for values in zip(*(s["accuracy"] for s in shared), strict=True)]
-            style = {"color": f"C{i % 10}", "linestyle": "-" if i < 10 else "--", "label": kind}
+            style = _style(kind)
             axes.plot(shared[0]["weights"], means, marker=".", **style)
         axes.set_xlabel("weight of all connections")
         axes.set_title("test accuracy with one shared weight / %")

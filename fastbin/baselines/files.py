@@ -9,28 +9,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastbin import checkpoint
-from fastbin.baselines.nets import RealNet
+from fastbin.baselines.graph import GraphNet, graph_of, graph_tensors
+from fastbin.baselines.nets import Network, RealNet
 from fastbin.bits import BitMatrix
-from fastbin.nn import Perceptron, WeightFreeNet
+from fastbin.nn import WeightFreeNet
 
 
-def save_network(path: str | os.PathLike[str], net: nn.Module, about: Mapping[str, Any]) -> None:
+def save_network(path: str | os.PathLike[str], net: Network, about: Mapping[str, Any]) -> None:
     """Write a network to `path`, whole or not at all; the layout is that of `fastbin.compare`.
 
     Args:
         path: the file; its folder must exist.
-        net: a `WeightFreeNet` or `RealNet`.
+        net: the network.
         about: JSON-able values that say what the network is of.
 
     Raises:
-        TypeError: another kind of network.
         OSError: it cannot be written.
     """
-    if not isinstance(net, (WeightFreeNet, RealNet)):
-        raise TypeError(f"net must be a WeightFreeNet or RealNet, got {type(net).__name__}")
+    if isinstance(net, GraphNet):
+        graph = net.graph
+        form = {"form": "graph", "inputs": graph.inputs.shape[1] - 1, "outputs": graph.outputs, "weight": net.weight}
+        checkpoint.save(Path(path), graph_tensors(graph), {**about, **form, "pixels": net.pixels})
+        return
     tensors: dict[str, Tensor] = {}
     weights: Sequence[BitMatrix | Tensor] = net.weights()
     for i, w in enumerate(weights):
@@ -38,20 +41,17 @@ def save_network(path: str | os.PathLike[str], net: nn.Module, about: Mapping[st
             tensors[f"layers.{i}.words"] = w.words
         else:
             tensors[f"layers.{i}.weight"] = w
-    checkpoint.save(Path(path), tensors, {**about, **_form(net)})
-
-
-def _form(net: Perceptron) -> dict[str, Any]:
-    return {
+    form = {
         "form": "bits" if isinstance(net, WeightFreeNet) else "real",
         "widths": list(net.widths),
         "activation": net.activation,
         "norm": net.norm,
         "logit_scale": net.logit_scale,
     }
+    checkpoint.save(Path(path), tensors, {**about, **form})
 
 
-def load_network(path: str | os.PathLike[str]) -> WeightFreeNet | RealNet:
+def load_network(path: str | os.PathLike[str]) -> Network:
     """Load the network of a file that `save_network` wrote. Loading cannot run code from it.
 
     Raises:
@@ -59,17 +59,34 @@ def load_network(path: str | os.PathLike[str]) -> WeightFreeNet | RealNet:
         CheckpointError: it is damaged, or does not fit together.
     """
     reader = checkpoint.Reader(Path(path))
-    form, widths = reader.entry("form", str), reader.entry("widths", list)
-    activation, norm = reader.entry("activation", str), reader.entry("norm", str)
-    scale = reader.entry("logit_scale", (int, float))
-    shapes = [(n_out, n_in) for n_in, n_out in pairwise(widths)]
+    form = reader.entry("form", str)
+    if form not in ("bits", "real", "graph"):
+        raise reader.fail(f"metadata 'form' is {form!r}")
     try:
-        if form == "bits":
-            bits = [reader.bits(f"layers.{i}.words", *shape) for i, shape in enumerate(shapes)]
-            return WeightFreeNet(widths, activation=activation, norm=norm, logit_scale=scale, weights=bits)
-        if form == "real":
-            real = [reader.tensor(f"layers.{i}.weight", torch.float32, shape) for i, shape in enumerate(shapes)]
-            return RealNet(widths, activation, norm, scale, real)
+        return _graph(reader) if form == "graph" else _layers(reader, form)
     except (ValueError, TypeError) as error:
         raise reader.fail(str(error)) from error
-    raise reader.fail(f"metadata 'form' is {form!r}")
+
+
+def _layers(reader: checkpoint.Reader, form: str) -> WeightFreeNet | RealNet:
+    widths, scale = reader.entry("widths", list), reader.entry("logit_scale", (int, float))
+    activation, norm = reader.entry("activation", str), reader.entry("norm", str)
+    shapes = [(n_out, n_in) for n_in, n_out in pairwise(widths)]
+    if form == "bits":
+        bits = [reader.bits(f"layers.{i}.words", *shape) for i, shape in enumerate(shapes)]
+        return WeightFreeNet(widths, activation=activation, norm=norm, logit_scale=scale, weights=bits)
+    real = [reader.tensor(f"layers.{i}.weight", torch.float32, shape) for i, shape in enumerate(shapes)]
+    return RealNet(widths, activation, norm, scale, real)
+
+
+def _graph(reader: checkpoint.Reader) -> GraphNet:
+    inputs, outputs = reader.entry("inputs", int), reader.entry("outputs", int)
+    pixels = reader.entry("pixels", (list, type(None)))
+    units = len(reader.tensors.get("graph.activation", ()))
+    graph = graph_of(
+        outputs,
+        reader.bits("graph.inputs", units, inputs + 1),
+        reader.bits("graph.units", units, units),
+        reader.tensor("graph.activation", torch.int64, (units,)),
+    )
+    return GraphNet(graph, reader.entry("weight", float), None if pixels is None else (pixels[0], pixels[1]))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
+from fastbin.baselines.graph import ACTIVATIONS, GraphNet
 from fastbin.nn import Activation, Norm, Perceptron, WeightFreeNet
 
 SHARED_WEIGHTS = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)  # of Gaier and Ha 2019
@@ -49,7 +53,7 @@ class RealNet(Perceptron):
 
     def weights(self) -> list[Tensor]:
         """A copy of each layer's weights as they work: after pruning and parametrisation."""
-        return [layer.weight.detach().clone() for layer in self.linear()]
+        return [_weight(layer).detach().clone() for layer in self.linear()]
 
     def frozen(self) -> RealNet:
         """A copy with these weights, without pruning or parametrisation."""
@@ -63,12 +67,63 @@ class RealNet(Perceptron):
         return h * self.logit_scale
 
 
+def _weight(layer: nn.Linear) -> Tensor:
+    if not prune.is_pruned(layer):
+        return layer.weight
+    # A pruned layer's `weight` is that of its last forward pass.
+    return layer.get_parameter("weight_orig") * layer.get_buffer("weight_mask")
+
+
+Network = WeightFreeNet | RealNet | GraphNet
+
+
 def dense_weights(net: WeightFreeNet | RealNet) -> list[Tensor]:
     """float32 weights of each layer ``[n_l, n_(l-1)]``; 0 where there is no connection."""
     return [w if isinstance(w, Tensor) else w.unpack() for w in net.weights()]
 
 
-def share_weight(net: WeightFreeNet | RealNet, weight: float) -> RealNet:
+def share_weight(net: Network, weight: float) -> RealNet | GraphNet:
     """The network's structure with one weight on every connection."""
+    if isinstance(net, GraphNet):
+        return net.share(weight)
     shared = [weight * (w != 0).to(torch.float32) for w in dense_weights(net)]
     return RealNet(net.widths, net.activation, net.norm, net.logit_scale, shared)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a network is.
+
+    Attributes:
+        edges: possible connections.
+        connections: those that are there.
+        density: their share in each layer; in the whole of a graph.
+        bits: what a file needs at least, without compression. Of layers: one a possible connection for the structure, unless
+            all are there, and 32 a connection for weights of more than two values, 1 for weights of two, none for equal
+            ones. Of a graph: for each connection the number of one of the possible ones, for each hidden unit that of its
+            activation.
+    """
+
+    edges: int
+    connections: int
+    density: list[float]
+    bits: int
+
+    @classmethod
+    def of(cls, net: Network) -> Size:
+        """The size of a network."""
+        if isinstance(net, GraphNet):
+            g = net.graph
+            bits = g.connections * math.ceil(math.log2(g.edges)) + g.hidden * math.ceil(math.log2(len(ACTIVATIONS)))
+            return cls(g.edges, g.connections, [g.connections / g.edges], bits)
+        weights = dense_weights(net)
+        there = [int((w != 0).sum()) for w in weights]
+        density = [n / w.numel() for n, w in zip(there, weights, strict=True)]
+        return cls(sum(w.numel() for w in weights), sum(there), density, sum(map(_bits, weights)))
+
+
+def _bits(w: Tensor) -> int:
+    there = w[w != 0]
+    values = len(there.unique())
+    each = 32 if values > 2 else 1 if values == 2 else 0
+    return (w.numel() if len(there) < w.numel() or each == 0 else 0) + each * len(there)

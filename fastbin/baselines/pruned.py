@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
 
-from fastbin.baselines.dense import LR, WEIGHT_DECAY, initial_weights
+from fastbin.baselines.fully_connected import LR, WEIGHT_DECAY, initial_weights
 from fastbin.baselines.nets import RealNet
 from fastbin.baselines.task import Task, Trained
 from fastbin.baselines.training import fit

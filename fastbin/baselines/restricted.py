@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from fastbin.baselines.dense import initial_weights
+from fastbin.baselines.fully_connected import initial_weights
 from fastbin.baselines.nets import RealNet
 from fastbin.baselines.task import Task, Trained
 from fastbin.baselines.training import fit

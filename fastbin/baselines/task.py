@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastbin.baselines.nets import RealNet
+from fastbin.baselines.nets import Network, RealNet
 from fastbin.bits import BitMatrix
 from fastbin.config import SearchConfig
 from fastbin.data import Dataset, Standardizer
@@ -116,8 +116,8 @@ class Trained:
         draws: the networks of which the mean is to be told beside the chosen one.
     """
 
-    net: nn.Module
+    net: Network
     operations: int
     history: list[EpochRecord] = dataclasses.field(default_factory=list)
     best_epoch: int = 0
-    draws: Sequence[nn.Module] = ()
+    draws: Sequence[Network] = ()
