@@ -1,4 +1,4 @@
-"""The command line: ``fastbin search``, ``fastbin eval`` and ``fastbin doctor``."""
+"""The command line: ``fastbin search``, ``fastbin eval``, ``fastbin compare`` and ``fastbin doctor``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from typing import Annotated, Any, cast
 import tyro
 from rich.console import Console
 
-from fastbin import doctor, report
+from fastbin import compare_report, doctor, report
+from fastbin.baselines import KINDS
+from fastbin.compare import QUICK, compare
 from fastbin.config import SearchConfig
 from fastbin.data import NAMES, load_dataset
 from fastbin.result import load_result
@@ -114,6 +116,45 @@ class Eval:
 
 
 @dataclass(frozen=True)
+class Compare:
+    """Compare weight-free networks with random, weight-agnostic, pruned, fully connected and other ones.
+
+    A comparison that was stopped goes on where it was when the same command is given again.
+
+    Attributes:
+        out: folder of the results and of the report.
+        data: names of data sets, or paths of .npz files.
+        seeds: number of seeds, the first one being --seed.
+        kinds: of network; unset: all.
+        quick: small networks on digits and breast_cancer; for a first look.
+        data_dir: folder of the named data sets; unset: FASTBIN_DATA, else fastbin in the user's cache folder.
+    """
+
+    out: Path
+    config: Annotated[_Flags, tyro.conf.arg(name="")] = dataclasses.field(default_factory=_Flags)
+    data: tuple[str, ...] = ("mnist", "fashion_mnist")
+    seeds: int = 5
+    kinds: tuple[str, ...] | None = None
+    quick: bool = False
+    data_dir: Path | None = None
+
+    def run(self, command: list[str]) -> int:
+        """Compare, report, and return the exit code: 1 if a run failed."""
+        given = {"data": self.data, "seeds": self.seeds, "config": SearchConfig.from_json(self.config.to_json())}
+        results = compare(
+            **{**given, **(QUICK if self.quick else {})},
+            out=self.out,
+            kinds=tuple(KINDS) if self.kinds is None else self.kinds,
+            data_dir=self.data_dir,
+            made_with=report.made_with(shlex.join(command)),
+            on_run=compare_report.tell,
+        )
+        compare_report.show(results, Console())
+        print(f"written to {self.out}")
+        return 1 if any(run["status"] == "failed" for run in results["runs"]) else 0
+
+
+@dataclass(frozen=True)
 class Doctor:
     """Show versions, hardware and the kernels in force, and test each kernel against the reference.
 
@@ -164,14 +205,14 @@ def _run(args: list[str]) -> int:
     return command.run(["fastbin", *args])
 
 
-def _parse(args: list[str], default: Search | None = None) -> Search | Eval | Doctor:
+def _parse(args: list[str], default: Search | None = None) -> Search | Eval | Compare | Doctor:
     """The command that `args` stand for; raises ValueError, or SystemExit after printing help."""
     complaint = io.StringIO()
     defaults: dict[str, Any] = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(complaint):
-            parsed: Search | Eval | Doctor = tyro.cli(
-                cast("type[Search | Eval | Doctor]", Search | Eval | Doctor),
+            parsed: Search | Eval | Compare | Doctor = tyro.cli(
+                cast("type[Search | Eval | Compare | Doctor]", Search | Eval | Compare | Doctor),
                 prog="fastbin",
                 description=DESCRIPTION,
                 args=args,

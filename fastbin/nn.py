@@ -75,30 +75,18 @@ class _StepLinear(torch.autograd.Function):
         return ops.bit_linear_t(grads[0], BitMatrix(words, z.shape[-1])) * (z.abs() <= 1), None
 
 
-class WeightFreeNet(nn.Module):
-    """A multilayer perceptron over {0,1} weights: nothing is learned but the bits.
-
-    a_l = h_(l-1) W_lᵀ, z_l = norm(a_l), h_l = activation(z_l), logits = logit_scale · z_L.
+class Perceptron(nn.Module):
+    """What a multilayer perceptron has besides its weights: a_l = h_(l-1) W_lᵀ, z_l = norm(a_l), h_l = activation(z_l).
 
     Args:
         widths: units of the input, of each hidden layer and of the output, each at least 1.
-        activation: ``relu``, ``tanh``, ``gelu`` or ``step`` (values in {0, 1}: hidden layers then stay packed, and every
-            product but the first is `bit_matmul`; derivatives are straight-through).
+        activation: of the hidden layers.
         norm: ``layer``: each sample is centred and scaled over the layer's units, no learned parameter (Ba et al. 2016,
             arXiv 1607.06450, without affine); ``none``: division by sqrt of the layer's inputs.
         logit_scale: the constant s; sharpens the softmax, changes no prediction.
-        weights: the bits of each layer, shared and not copied; drawn fair without.
     """
 
-    def __init__(
-        self,
-        widths: Sequence[int],
-        *,
-        activation: Activation = "relu",
-        norm: Norm = "layer",
-        logit_scale: float = 2.0,
-        weights: Sequence[BitMatrix] | None = None,
-    ) -> None:
+    def __init__(self, widths: Sequence[int], activation: Activation, norm: Norm, logit_scale: float) -> None:
         super().__init__()
         if len(widths) < 2:
             raise ValueError(f"widths need an input and an output at least, got {list(widths)}")
@@ -114,6 +102,45 @@ class WeightFreeNet(nn.Module):
         self.activation = activation
         self.norm = norm
         self.logit_scale = logit_scale
+
+    def normalise(self, a: Tensor, n_in: int) -> Tensor:
+        """Z = norm(a) of a layer with `n_in` inputs."""
+        return F.layer_norm(a, a.shape[-1:], eps=LAYER_NORM_EPS) if self.norm == "layer" else a / math.sqrt(n_in)
+
+    def activate(self, z: Tensor) -> Tensor:
+        """H = activation(z) for the real-valued activations."""
+        if self.activation == "relu":
+            return F.relu(z)
+        return F.gelu(z) if self.activation == "gelu" else torch.tanh(z)
+
+    def extra_repr(self) -> str:  # noqa: D102
+        return f"activation={self.activation!r}, norm={self.norm!r}, logit_scale={self.logit_scale}"
+
+
+class WeightFreeNet(Perceptron):
+    """A multilayer perceptron over {0,1} weights: nothing is learned but the bits.
+
+    a_l = h_(l-1) W_lᵀ, z_l = norm(a_l), h_l = activation(z_l), logits = logit_scale · z_L.
+
+    Args:
+        widths: units of the input, of each hidden layer and of the output, each at least 1.
+        activation: ``relu``, ``tanh``, ``gelu`` or ``step`` (values in {0, 1}: hidden layers then stay packed, and every
+            product but the first is `bit_matmul`; derivatives are straight-through).
+        norm: as of `Perceptron`.
+        logit_scale: as of `Perceptron`.
+        weights: the bits of each layer, shared and not copied; drawn fair without.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        *,
+        activation: Activation = "relu",
+        norm: Norm = "layer",
+        logit_scale: float = 2.0,
+        weights: Sequence[BitMatrix] | None = None,
+    ) -> None:
+        super().__init__(widths, activation, norm, logit_scale)
         shapes = list(pairwise(self.widths))
         if weights is not None and len(weights) != len(shapes):
             raise ValueError(f"widths {list(widths)} need {len(shapes)} weights, got {len(weights)}")
@@ -129,16 +156,6 @@ class WeightFreeNet(nn.Module):
     def bit_layers(self) -> list[BitLinear]:
         """The layers, typed."""
         return [layer for layer in self.layers if isinstance(layer, BitLinear)]
-
-    def normalise(self, a: Tensor, n_in: int) -> Tensor:
-        """Z = norm(a) of a layer with `n_in` inputs."""
-        return F.layer_norm(a, a.shape[-1:], eps=LAYER_NORM_EPS) if self.norm == "layer" else a / math.sqrt(n_in)
-
-    def activate(self, z: Tensor) -> Tensor:
-        """H = activation(z) for the real-valued activations."""
-        if self.activation == "relu":
-            return F.relu(z)
-        return F.gelu(z) if self.activation == "gelu" else torch.tanh(z)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[B, n_L]`` of standardised inputs ``[B, n_0]``.
@@ -158,6 +175,3 @@ class WeightFreeNet(nn.Module):
             a = step(z, layer.words) if self.activation == "step" else layer(self.activate(z))
             z = self.normalise(a, layer.in_features)
         return z * self.logit_scale
-
-    def extra_repr(self) -> str:  # noqa: D102
-        return f"activation={self.activation!r}, norm={self.norm!r}, logit_scale={self.logit_scale}"

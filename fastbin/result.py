@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -69,7 +69,7 @@ class EpochRecord:
         )
 
 
-def evaluate(net: WeightFreeNet, x: Tensor, y: Tensor) -> tuple[float, float]:
+def evaluate(net: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> tuple[float, float]:
     """Mean cross-entropy and accuracy of `net` on standardised inputs and class indices."""
     loss = correct = 0.0
     with torch.no_grad():

@@ -216,7 +216,7 @@ def _run(
     resume: bool,
     on_epoch: Callable[[EpochRecord], None] | None,
 ) -> SearchResult:
-    train, validation, standardizer = _prepare(dataset, config)
+    train, validation, standardizer = prepare(dataset, config)
     search = Search(config, [dataset.features, *config.hidden, dataset.classes])
     fingerprint = _fingerprint(train, validation, dataset.labels) if folder else ""
     best = _result(dataset, config, standardizer, search.found(), [], 0)
@@ -247,7 +247,8 @@ def _run(
     return dataclasses.replace(best, test_accuracy=evaluate(best.net, x_test, dataset.y_test.to(config.device))[1])
 
 
-def _prepare(dataset: Dataset, config: SearchConfig) -> tuple[Part, Part, Standardizer]:
+def prepare(dataset: Dataset, config: SearchConfig) -> tuple[Part, Part, Standardizer]:
+    """Training and validation part of a data set, standardised and on the search's device, and the standardiser."""
     train_at, validation_at = split_validation(dataset.y_train, config.validation, config.seed)
     standardizer = Standardizer.fit(dataset.x_train[train_at], dataset.pixels)
     x = standardizer.transform(dataset.x_train)  # whole: it takes no empty part
