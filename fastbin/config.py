@@ -40,7 +40,8 @@ class SearchConfig:
     Attributes:
         hidden: units of each hidden layer.
         activation: of the hidden layers; with step they stay packed.
-        norm: layer (LayerNorm without parameters) or none (division by sqrt of the inputs).
+        norm: of the hidden layers: layer (LayerNorm without parameters) or none (division by sqrt of the inputs).
+        output_norm: of the output layer, likewise; unset: norm, but none for two classes (layer leaves only their order).
         logit_scale: constant factor on the outputs.
         activations: dtype of inputs, hidden layers and their derivatives (of the tensor cores of a GPU: bfloat16); scores,
             loss and validation stay float32.
@@ -69,6 +70,7 @@ class SearchConfig:
     hidden: tuple[int, ...] = (256, 256)
     activation: Activation = "relu"
     norm: Norm = "layer"
+    output_norm: Norm | None = None
     logit_scale: float = 2.0
     activations: Activations = "float32"
     estimator: Literal["hard", "sample", "soft"] = "hard"
@@ -107,6 +109,10 @@ class SearchConfig:
         for name, choice in choices.items():
             if getattr(self, name) not in get_args(choice):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(choice))}, got {getattr(self, name)!r}")
+        if self.output_norm not in (None, *get_args(Norm)):
+            raise ValueError(
+                f"output_norm must be one of {', '.join(get_args(Norm))}, or unset, got {self.output_norm!r}"
+            )
         for n in self.hidden:
             _check("hidden", n, is_whole(n) and n >= 1, "whole numbers, at least 1")
         for name in ("epochs", "batch_size"):

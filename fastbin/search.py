@@ -94,7 +94,7 @@ class Search:
         weights = [torch.sigmoid(s / rule.tau).requires_grad_() for s in self.scores if s is not None]
         h = x
         for i, w in enumerate(weights):
-            z = self.net.normalise(F.linear(h, w), w.shape[1])
+            z = self.net.normalise(F.linear(h, w), i)
             if i < len(weights) - 1:
                 h = self.net.activate(z)
         logits = z * self.net.logit_scale

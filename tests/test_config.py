@@ -91,7 +91,7 @@ def test_every_allowed_configuration_has_rules_and_survives_json(config, progres
 
 BAD = [
     ("hidden", [0]), ("hidden", [3, -1]), ("hidden", [2.0]), ("hidden", ["8"]), ("hidden", [True]),
-    ("activation", "swish"), ("norm", "batch"), ("estimator", "exact"), ("rule", "lion"),
+    ("activation", "swish"), ("norm", "batch"), ("output_norm", "batch"), ("estimator", "exact"), ("rule", "lion"),
     ("lr_schedule", "step"), ("tau_schedule", "step"),
     ("logit_scale", 0.0), ("logit_scale", math.nan), ("logit_scale", math.inf), ("logit_scale", "2"),
     ("lr", 0.0), ("lr", -1.0), ("lr", math.nan), ("lr", math.inf), ("lr", "0.1"),

@@ -49,9 +49,10 @@ def _one_thread():
 
 def dense_logits(weights, x, c):
     h = x.double()
-    for w in weights:
+    for i, w in enumerate(weights):
         a = F.linear(h, w)
-        z = F.layer_norm(a, a.shape[-1:]) if c.norm == "layer" else a / math.sqrt(w.shape[1])
+        norm = c.norm if i < len(weights) - 1 else c.output_norm or c.norm
+        z = F.layer_norm(a, a.shape[-1:]) if norm == "layer" else a / math.sqrt(w.shape[1])
         h = ACTIVATE[c.activation](z)
     return c.logit_scale * z
 
@@ -63,16 +64,19 @@ def optimizer_of(c, scores):
 
 
 @pytest.mark.parametrize(
-    ("rule", "activation", "norm"),
-    [("adam", a, "layer") for a in ACTIVATE] + [("sgd", a, n) for a in ACTIVATE for n in ("layer", "none")],
+    ("rule", "activation", "norm", "output_norm"),
+    [("adam", a, "layer", None) for a in ACTIVATE]
+    + [("sgd", a, n, None) for a in ACTIVATE for n in ("layer", "none")]
+    + [("sgd", "relu", "layer", "none"), ("sgd", "relu", "none", "layer")],
 )
 @pytest.mark.parametrize("estimator", ["hard", "sample", "soft"])
-def test_steps_equal_a_dense_computation(estimator, rule, activation, norm):
+def test_steps_equal_a_dense_computation(estimator, rule, activation, norm, output_norm):
     c = config(
         estimator=estimator,
         rule=rule,
         activation=activation,
         norm=norm,
+        output_norm=output_norm,
         tau=0.5,
         init_std=0.1,  # far from where a gradient is so small that Adam makes a step of its rounding
         momentum=0.8,
