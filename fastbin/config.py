@@ -19,7 +19,8 @@ DEFAULT_LR = {"sgd": 1.0, "adam": 0.01}
 DEFAULT_TAU = {"hard": (1.0, 1.0), "sample": (0.03, 0.03), "soft": (0.1, 0.02)}  # start and end
 
 _NUMBERS = (
-    "logit_scale", "lr", "lr_end", "tau", "tau_end", "clip", "momentum", "gamma", "threshold", "init_std", "validation",
+    "logit_scale", "lr", "lr_end", "tau", "tau_end", "clip", "momentum", "gamma", "threshold", "init_std", "input_dropout",
+    "validation",
 )  # fmt: skip
 
 
@@ -59,6 +60,8 @@ class SearchConfig:
         gamma: adaptivity rate of bop.
         threshold: flip threshold of bop.
         init_std: standard deviation of the initial scores.
+        input_dropout: share of a training sample's standardised inputs that are set to 0, their mean, drawn anew each epoch;
+            the others are scaled up.
         epochs: passes over the training part.
         batch_size: samples a step.
         validation: share of the training part that is held out to choose the returned network; 0: the last one is returned.
@@ -87,6 +90,7 @@ class SearchConfig:
     gamma: float = 1e-3
     threshold: float = 1e-4
     init_std: float = 0.3
+    input_dropout: float = 0.0
     epochs: int = 30
     batch_size: int = 64
     validation: float = 0.1
@@ -130,7 +134,8 @@ class SearchConfig:
                 "a number",
             )
         _check("betas", self.betas, len(self.betas) == 2 and all(map(is_number, self.betas)), "two numbers")
-        _check("validation", self.validation, 0 <= self.validation < 1, "in [0, 1)")
+        for name in ("input_dropout", "validation"):
+            _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "in [0, 1)")
         _check("init_std", self.init_std, 0 < self.init_std < math.inf, "positive and finite")
         _check("lr_end", self.lr_end, 0 <= self.lr_end < math.inf, "at least 0 and finite")
         for name in ("tau", "tau_end", "logit_scale"):

@@ -100,6 +100,7 @@ BAD = [
     ("clip", 0.0), ("clip", -1.0), ("clip", math.nan),
     ("betas", [0.9]), ("betas", [0.9, 1.0]), ("betas", [-0.1, 0.9]), ("betas", [0.9, 0.99, 0.999]),
     ("init_std", 0.0), ("init_std", math.nan),
+    ("input_dropout", -0.1), ("input_dropout", 1.0), ("input_dropout", math.nan), ("input_dropout", "0.1"),
     ("epochs", 0), ("epochs", 1.5), ("epochs", True), ("batch_size", 0), ("batch_size", "64"),
     ("validation", -0.1), ("validation", 1.0), ("validation", math.nan),
     ("patience", 0), ("patience", 1.5), ("patience", "3"),
