@@ -76,17 +76,26 @@ class _StepLinear(torch.autograd.Function):
 
 
 class Perceptron(nn.Module):
-    """What a multilayer perceptron has besides its weights: a_l = h_(l-1) W_lᵀ, z_l = norm(a_l), h_l = activation(z_l).
+    """What a multilayer perceptron has besides its weights: a_l = h_(l-1) W_lᵀ, z_l = norm_l(a_l), h_l = activation(z_l).
 
     Args:
         widths: units of the input, of each hidden layer and of the output, each at least 1.
         activation: of the hidden layers.
-        norm: ``layer``: each sample is centred and scaled over the layer's units, no learned parameter (Ba et al. 2016,
-            arXiv 1607.06450, without affine); ``none``: division by sqrt of the layer's inputs.
+        norm: of the hidden layers. ``layer``: each sample is centred and scaled over the layer's units, no learned parameter
+            (Ba et al. 2016, arXiv 1607.06450, without affine); ``none``: division by sqrt of the layer's inputs.
         logit_scale: the constant s; sharpens the softmax, changes no prediction.
+        output_norm: of the output layer, likewise; unset: norm, but none for two classes, of which ``layer`` leaves only the
+            order (any two numbers become 1 and -1, so that no derivative is left).
     """
 
-    def __init__(self, widths: Sequence[int], activation: Activation, norm: Norm, logit_scale: float) -> None:
+    def __init__(
+        self,
+        widths: Sequence[int],
+        activation: Activation,
+        norm: Norm,
+        logit_scale: float,
+        output_norm: Norm | None = None,
+    ) -> None:
         super().__init__()
         if len(widths) < 2:
             raise ValueError(f"widths need an input and an output at least, got {list(widths)}")
@@ -94,18 +103,26 @@ class Perceptron(nn.Module):
             raise ValueError(f"widths must be whole numbers, got {list(widths)}")
         if activation not in get_args(Activation):
             raise ValueError(f"activation must be one of {', '.join(get_args(Activation))}, got {activation!r}")
-        if norm not in get_args(Norm):
-            raise ValueError(f"norm must be one of {', '.join(get_args(Norm))}, got {norm!r}")
+        for name, value in (("norm", norm), ("output_norm", output_norm or norm)):
+            if value not in get_args(Norm):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(Norm))}, got {value!r}")
         if not (0 < logit_scale < math.inf):
             raise ValueError(f"logit_scale must be positive and finite, got {logit_scale!r}")
         self.widths = tuple(int(n) for n in widths)
         self.activation = activation
         self.norm = norm
+        self.output_norm = output_norm or ("none" if self.widths[-1] == 2 else norm)
         self.logit_scale = logit_scale
 
-    def normalise(self, a: Tensor, n_in: int) -> Tensor:
-        """Z = norm(a) of a layer with `n_in` inputs."""
-        return F.layer_norm(a, a.shape[-1:], eps=LAYER_NORM_EPS) if self.norm == "layer" else a / math.sqrt(n_in)
+    def norm_of(self, layer: int) -> Norm:
+        """The norm of layer 0, 1, .., L - 1."""
+        return self.norm if layer < len(self.widths) - 2 else self.output_norm
+
+    def normalise(self, a: Tensor, layer: int) -> Tensor:
+        """Z = norm(a) of layer 0, 1, .., L - 1."""
+        if self.norm_of(layer) == "layer":
+            return F.layer_norm(a, a.shape[-1:], eps=LAYER_NORM_EPS)
+        return a / math.sqrt(self.widths[layer])
 
     def activate(self, z: Tensor) -> Tensor:
         """H = activation(z) for the real-valued activations."""
@@ -114,13 +131,16 @@ class Perceptron(nn.Module):
         return F.gelu(z) if self.activation == "gelu" else torch.tanh(z)
 
     def extra_repr(self) -> str:  # noqa: D102
-        return f"activation={self.activation!r}, norm={self.norm!r}, logit_scale={self.logit_scale}"
+        return (
+            f"activation={self.activation!r}, norm={self.norm!r}, logit_scale={self.logit_scale}, "
+            f"output_norm={self.output_norm!r}"
+        )
 
 
 class WeightFreeNet(Perceptron):
     """A multilayer perceptron over {0,1} weights: nothing is learned but the bits.
 
-    a_l = h_(l-1) W_lᵀ, z_l = norm(a_l), h_l = activation(z_l), logits = logit_scale · z_L.
+    a_l = h_(l-1) W_lᵀ, z_l = norm_l(a_l), h_l = activation(z_l), logits = logit_scale · z_L.
 
     Args:
         widths: units of the input, of each hidden layer and of the output, each at least 1.
@@ -128,6 +148,7 @@ class WeightFreeNet(Perceptron):
             product but the first is `bit_matmul`; derivatives are straight-through).
         norm: as of `Perceptron`.
         logit_scale: as of `Perceptron`.
+        output_norm: as of `Perceptron`.
         weights: the bits of each layer, shared and not copied; drawn fair without.
     """
 
@@ -138,9 +159,10 @@ class WeightFreeNet(Perceptron):
         activation: Activation = "relu",
         norm: Norm = "layer",
         logit_scale: float = 2.0,
+        output_norm: Norm | None = None,
         weights: Sequence[BitMatrix] | None = None,
     ) -> None:
-        super().__init__(widths, activation, norm, logit_scale)
+        super().__init__(widths, activation, norm, logit_scale, output_norm)
         shapes = list(pairwise(self.widths))
         if weights is not None and len(weights) != len(shapes):
             raise ValueError(f"widths {list(widths)} need {len(shapes)} weights, got {len(weights)}")
@@ -170,8 +192,8 @@ class WeightFreeNet(Perceptron):
             if x.dim() != 2:
                 raise ValueError(f"x must have shape [B, {self.widths[0]}], got {list(x.shape)}")
         layers, step = self.bit_layers(), cast("Callable[..., Tensor]", _StepLinear.apply)
-        z = self.normalise(layers[0](x), layers[0].in_features)
-        for layer in layers[1:]:
+        z = self.normalise(layers[0](x), 0)
+        for i, layer in enumerate(layers[1:], 1):
             a = step(z, layer.words) if self.activation == "step" else layer(self.activate(z))
-            z = self.normalise(a, layer.in_features)
+            z = self.normalise(a, i)
         return z * self.logit_scale

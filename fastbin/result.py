@@ -208,5 +208,10 @@ def load_result(path: str | os.PathLike[str]) -> SearchResult:
 def make_net(config: SearchConfig, widths: Sequence[int], weights: Sequence[BitMatrix]) -> WeightFreeNet:
     """The network that `config` describes, on these bits."""
     return WeightFreeNet(
-        widths, activation=config.activation, norm=config.norm, logit_scale=config.logit_scale, weights=weights
+        widths,
+        activation=config.activation,
+        norm=config.norm,
+        output_norm=config.output_norm,
+        logit_scale=config.logit_scale,
+        weights=weights,
     )

@@ -34,7 +34,7 @@ def derived_seed(seed: int, *path: int) -> int:
     return int(np.random.SeedSequence([seed, *path]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-_SCORES, _SAMPLING, _ORDER = range(3)  # what seeds are derived for
+_SCORES, _SAMPLING, _ORDER, _DROPOUT = range(4)  # what seeds are derived for
 
 
 class Search:
@@ -94,7 +94,7 @@ class Search:
         weights = [torch.sigmoid(s / rule.tau).requires_grad_() for s in self.scores if s is not None]
         h = x
         for i, w in enumerate(weights):
-            z = self.net.normalise(F.linear(h, w), w.shape[1])
+            z = self.net.normalise(F.linear(h, w), i)
             if i < len(weights) - 1:
                 h = self.net.activate(z)
         logits = z * self.net.logit_scale
@@ -226,10 +226,11 @@ def _run(
         write_config(folder, config, dataset.name)
         write_metrics(folder, best.history)
     history = best.history
-    inputs = dataclasses.replace(train, x=train.x.to(getattr(torch, config.activations)))
+    x = train.x.to(getattr(torch, config.activations))
+    inputs = dataclasses.replace(train, x=torch.empty_like(x) if config.input_dropout else x)
     steps = Steps(search.step, len(search.states), inputs, min(config.batch_size, len(train.y)), _capturable(config))
     while len(history) < config.epochs and not _stalled(config, history, best.best_epoch):
-        record = _epoch(search, steps, validation, len(history) + 1)
+        record = _epoch(search, steps, train, validation, len(history) + 1)
         history = [*history, record]
         if _better(record, history[best.best_epoch - 1] if best.best_epoch else None):
             best = _result(dataset, config, standardizer, search.found(), history, record.epoch)
@@ -301,13 +302,18 @@ def _capturable(config: SearchConfig) -> bool:
     return on_gpu and config.estimator != "soft" and backends.requested() != "reference"
 
 
-def _epoch(search: Search, steps: Steps, validation: Part, epoch: int) -> EpochRecord:
+def _epoch(search: Search, steps: Steps, train: Part, validation: Part, epoch: int) -> EpochRecord:
     started = time.perf_counter()
     config = search.config
     samples = len(steps.train.y)
     generator = torch.Generator().manual_seed(derived_seed(config.seed, _ORDER, epoch))
     batches = torch.randperm(samples, generator=generator).to(config.device).split(steps.batch_size)
     rules = [config.rule_at((epoch - 1 + i / len(batches)) / config.epochs) for i in range(len(batches))]
+    if config.input_dropout:
+        # A sample is used once an epoch: all of them are masked before, in place, and a captured step draws nothing.
+        generator = torch.Generator(config.device).manual_seed(derived_seed(config.seed, _DROPOUT, epoch))
+        kept = 1 - config.input_dropout
+        steps.train.x.bernoulli_(kept, generator=generator).mul_(train.x).div_(kept)
     steps.run(batches, rules)
     train_loss = _finite(float(steps.loss) / samples, epoch)
     rule = rules[-1]
