@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import fastbin.conversion
 import fastbin.ops
 import fastbin.search
 
@@ -20,7 +21,10 @@ def test_readme_examples(tmp_path, monkeypatch):
         exec(compile(block, "README.md", "exec"), {})
 
 
-@pytest.mark.parametrize(("module", "examples"), [(fastbin.search, 3), (fastbin.ops, 4)])
+MODULES = [(fastbin.search, 3), (fastbin.ops, 4), (fastbin.conversion, 5)]
+
+
+@pytest.mark.parametrize(("module", "examples"), MODULES)
 def test_docstring_examples(module, examples):
     result = doctest.testmod(module)
     assert result.attempted >= examples and result.failed == 0
