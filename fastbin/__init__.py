@@ -7,6 +7,7 @@ from fastbin.backends import BackendError
 from fastbin.bits import BitMatrix
 from fastbin.checkpoint import CheckpointError
 from fastbin.config import SearchConfig
+from fastbin.conversion import Conversion, convert
 from fastbin.data import DataError
 from fastbin.result import SearchResult, load_result
 from fastbin.runs import RunFolderError
@@ -18,12 +19,14 @@ __all__ = [
     "BackendError",
     "BitMatrix",
     "CheckpointError",
+    "Conversion",
     "DataError",
     "RunFolderError",
     "SearchConfig",
     "SearchError",
     "SearchResult",
     "backends",
+    "convert",
     "data",
     "load_result",
     "nn",

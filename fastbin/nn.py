@@ -1,4 +1,4 @@
-"""Modules: a linear layer of bits, and the network whose structure alone is learned."""
+"""Modules: linear layers of bits, and the network whose structure alone is learned."""
 
 from __future__ import annotations
 
@@ -19,8 +19,39 @@ Norm = Literal["layer", "none"]
 LAYER_NORM_EPS = 1e-5
 
 
-class BitLinear(nn.Module):
-    """``x @ wᵀ`` with w in {0,1}^(out_features × in_features).
+class _PackedLinear(nn.Module):
+    """What the layers of packed weights share: sizes, a constant factor and a bias, each optional."""
+
+    scale: Tensor | None
+    bias: nn.Parameter | None
+
+    def __init__(self, in_features: int, out_features: int, scale: Tensor | float | None, bias: Tensor | None) -> None:
+        super().__init__()
+        kind = type(self).__name__
+        if in_features < 1 or out_features < 1:
+            raise ValueError(f"{kind} needs at least 1 feature in and out, got {in_features} and {out_features}")
+        self.in_features = in_features
+        self.out_features = out_features
+        if scale is not None and not isinstance(scale, Tensor):
+            scale = torch.tensor(float(scale))
+        if scale is not None and scale.shape not in ((), (out_features,)):
+            raise ValueError(f"scale must have shape [] or [{out_features}], got {list(scale.shape)}")
+        if bias is not None and bias.shape != (out_features,):
+            raise ValueError(f"bias must have shape [{out_features}], got {list(bias.shape)}")
+        self.register_buffer("scale", scale)
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach()))
+
+    def _biased(self, y: Tensor) -> Tensor:
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def extra_repr(self) -> str:
+        scale = "" if self.scale is None else f", scale={list(self.scale.shape) or float(self.scale)}"
+        bias = "" if self.bias is None else ", bias=True"
+        return f"in_features={self.in_features}, out_features={self.out_features}{scale}{bias}"
+
+
+class BitLinear(_PackedLinear):
+    """``scale · (x @ wᵀ) + bias`` with w in {0,1}^(out_features × in_features).
 
     The packed words are a buffer: they move with ``.to(device)`` and are saved by ``state_dict``. No gradient reaches
     them; searches move them by `fastbin.ops.mask_grad_update_`.
@@ -29,20 +60,26 @@ class BitLinear(nn.Module):
         in_features: C, at least 1.
         out_features: R, at least 1.
         weight: the bits ``[out_features, in_features]``, shared and not copied; drawn fair without.
+        scale: a constant factor, a number or a float tensor ``[]`` or ``[R]``; none without.
+        bias: ``[R]``, a parameter that can be learned; none without.
     """
 
     words: Tensor
 
-    def __init__(self, in_features: int, out_features: int, *, weight: BitMatrix | None = None) -> None:
-        super().__init__()
-        if in_features < 1 or out_features < 1:
-            raise ValueError(f"BitLinear needs at least 1 feature in and out, got {in_features} and {out_features}")
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        weight: BitMatrix | None = None,
+        scale: Tensor | float | None = None,
+        bias: Tensor | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, scale, bias)
         if weight is None:
             weight = BitMatrix.pack(torch.randint(0, 2, (out_features, in_features), dtype=torch.uint8))
         if weight.shape != (out_features, in_features):
             raise ValueError(f"weight must have shape {[out_features, in_features]}, got {list(weight.shape)}")
-        self.in_features = in_features
-        self.out_features = out_features
         self.register_buffer("words", weight.words)
 
     @property
@@ -53,11 +90,59 @@ class BitLinear(nn.Module):
     def forward(self, x: Tensor | BitMatrix) -> Tensor:
         """Real ``[.., C]`` to ``[.., R]`` in the same dtype; a BitMatrix ``[B, C]`` to float32 ``[B, R]``."""
         if isinstance(x, BitMatrix):
-            return ops.bit_matmul(x, self.weight).to(torch.float32)
-        return ops.bit_linear(x, self.weight)
+            y = ops.bit_matmul(x, self.weight).to(torch.float32)
+            return self._biased(y if self.scale is None else y * self.scale)
+        return self._biased(ops.bit_linear(x, self.weight, self.scale))
 
-    def extra_repr(self) -> str:  # noqa: D102
-        return f"in_features={self.in_features}, out_features={self.out_features}"
+
+class TernaryLinear(_PackedLinear):
+    """``scale · (x @ (plus − minus)ᵀ) + bias``: weights in {−1, 0, 1}, two bits each.
+
+    Args:
+        plus: where the weight is 1, ``[out_features, in_features]``, shared and not copied.
+        minus: where it is −1, likewise.
+        scale: as for `BitLinear`.
+        bias: as for `BitLinear`.
+    """
+
+    plus: Tensor
+    minus: Tensor
+
+    def __init__(
+        self, plus: BitMatrix, minus: BitMatrix, *, scale: Tensor | float | None = None, bias: Tensor | None = None
+    ) -> None:
+        if len(plus.shape) != 2 or plus.shape != minus.shape:
+            raise ValueError(f"plus and minus must be two matrices of one shape, got {plus} and {minus}")
+        super().__init__(plus.cols, plus.rows, scale, bias)
+        self.register_buffer("plus", plus.words)
+        self.register_buffer("minus", minus.words)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Real ``[.., C]`` to ``[.., R]`` in the same dtype."""
+        plus, minus = (BitMatrix(words, self.in_features) for words in (self.plus, self.minus))
+        return self._biased(ops.ternary_linear(x, plus, minus, self.scale))
+
+
+class SignLinear(_PackedLinear):
+    """``scale · (x @ (2 w − 1)ᵀ) + bias``: weights in {−1, 1}, a bit each.
+
+    Args:
+        weight: 1 where the weight is 1 and 0 where it is −1, ``[out_features, in_features]``, shared and not copied.
+        scale: as for `BitLinear`.
+        bias: as for `BitLinear`.
+    """
+
+    words: Tensor
+
+    def __init__(self, weight: BitMatrix, *, scale: Tensor | float | None = None, bias: Tensor | None = None) -> None:
+        if len(weight.shape) != 2:
+            raise ValueError(f"weight must be one matrix, got {weight}")
+        super().__init__(weight.cols, weight.rows, scale, bias)
+        self.register_buffer("words", weight.words)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Real ``[.., C]`` to ``[.., R]`` in the same dtype."""
+        return self._biased(ops.sign_linear(x, BitMatrix(self.words, self.in_features), self.scale))
 
 
 class _StepLinear(torch.autograd.Function):

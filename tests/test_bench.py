@@ -67,6 +67,7 @@ def test_every_shape_of_the_results_is_registered() -> None:
         *(Product("bit_linear", *size) for size in sizes),
         Product("bit_linear", 4096, 2048, 2048, dtype="int8"),
         Product("bit_linear_t", 4096, 2048, 2048),
+        *(Product(op, 256, 2048, 2048) for op in ("ternary_linear", "sign_linear")),
         *(Product("bit_matmul", 4096, 2048, 2048, dtype="bits", threads=n) for n in (None, 1)),
         *(Update("mask_update_", 0, 4096, 4096, rule=r) for r in (Adam(), Adam(sample=True), SGD(), Bop())),
         *(Update("mask_grad_update_", 512, 2048, 2048, dtype=dtype) for dtype in ("fp32", "bits")),
@@ -96,6 +97,7 @@ def test_every_contender_is_right(case: Case) -> None:
 def test_rates_and_limits() -> None:
     assert Product("bit_linear", 4000, 1000, 500).work == 2.0
     assert Product("bit_linear", 4000, 1000, 500).limit() == pytest.approx(2e9 / (5 * 1e10))
+    assert Product("ternary_linear", 4000, 1000, 500).limit() == pytest.approx(2 * 2e9 / (5 * 1e10))
     assert Product("bit_linear", 4000, 1000, 500, dtype="int8").limit() == pytest.approx(2e9 / (10 * 1e10))
     assert Product("bit_linear", 1, 800, 800).limit() == pytest.approx((800 * 800 / 8 + 8 * 800) / 1e10)
     edges = 1000 * 1000

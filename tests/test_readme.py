@@ -4,6 +4,10 @@ import doctest
 import re
 from pathlib import Path
 
+import pytest
+
+import fastbin.conversion
+import fastbin.ops
 import fastbin.search
 
 ROOT = Path(__file__).parent.parent
@@ -17,6 +21,10 @@ def test_readme_examples(tmp_path, monkeypatch):
         exec(compile(block, "README.md", "exec"), {})
 
 
-def test_docstring_examples():
-    result = doctest.testmod(fastbin.search)
-    assert result.attempted >= 3 and result.failed == 0
+MODULES = [(fastbin.search, 3), (fastbin.ops, 4), (fastbin.conversion, 5)]
+
+
+@pytest.mark.parametrize(("module", "examples"), MODULES)
+def test_docstring_examples(module, examples):
+    result = doctest.testmod(module)
+    assert result.attempted >= examples and result.failed == 0
