@@ -97,8 +97,8 @@ def extreme_eigenvalues(
         seed: of the first vector.
 
     Returns:
-        float64 ``[k]`` and ``[k]``, each ascending. An eigenvalue that comes several times, as 0 does for a graph that is not
-        connected, may be given fewer times: Lanczos sees one vector of each.
+        float64 ``[k]`` and ``[k]``, each ascending. An eigenvalue that comes several times, as 0 does for a graph that is
+        not connected, may be given fewer times: Lanczos sees one vector of each.
 
     Raises:
         TypeError, ValueError: as `network_graph`, and for k < 1 or no smaller than the number of nodes.
@@ -166,8 +166,8 @@ def _lanczos(products: tuple[_Product, ...], v: Tensor, steps: int) -> tuple[Ten
     """Diagonal ``[probes, steps]`` and what is beside it ``[probes, steps - 1]`` of Lanczos's matrices, from unit rows v.
 
     With two products, each vector lives on one half and its image on the other, so the diagonal is 0. Orthogonality gets
-    lost by rounding, and eigenvalues that have been found come up again; they share one weight in the quadrature, which takes
-    no harm (Greenbaum 1989), so nothing is done about it and two vectors a probe are kept.
+    lost by rounding, and eigenvalues that have been found come up again; they share one weight in the quadrature, which
+    takes no harm (Greenbaum 1989), so nothing is done about it and two vectors a probe are kept.
     """
     diagonal, beside = [], []
     before, beta = None, v.new_zeros(len(v), 1)
