@@ -1,4 +1,4 @@
-"""The command line: ``fastbin search``, ``fastbin eval``, ``fastbin compare`` and ``fastbin doctor``."""
+"""The command line: ``fastbin search``, ``eval``, ``compare``, ``spectra`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ from rich.console import Console
 
 from fastbin import compare_report, doctor, report
 from fastbin.baselines import KINDS
+from fastbin.bits import BitMatrix
 from fastbin.compare import QUICK, compare
 from fastbin.config import SearchConfig
 from fastbin.data import NAMES, load_dataset
 from fastbin.result import load_result
-from fastbin.runs import CHECKPOINT, read_config
+from fastbin.runs import CHECKPOINT, read_config, write_snapshot
 from fastbin.search import run_search
+from fastbin.spectra.distances import Metric
+from fastbin.spectra.graph import Signs
 
 DESCRIPTION = """Weight-free neural networks: classifiers whose weights are all 0 or 1.
 
@@ -54,6 +57,7 @@ class Search:
 
     Attributes:
         out: folder of the run; unset: runs/<dataset>-seed<seed>.
+        snapshots: also keep the bits after each epoch, for `fastbin spectra`.
         resume: go on from the folder's checkpoint; the flags not given are then those of the run.
         data_dir: folder of the named data sets; unset: FASTBIN_DATA, else fastbin in the user's cache folder.
     """
@@ -61,6 +65,7 @@ class Search:
     dataset: DatasetName
     config: Annotated[_Flags, tyro.conf.arg(name="")] = dataclasses.field(default_factory=_Flags)
     out: Path | None = None
+    snapshots: bool = False
     resume: bool = False
     data_dir: Path | None = None
 
@@ -75,10 +80,20 @@ class Search:
         if self.resume and not (self.folder / CHECKPOINT).exists():
             print(f"no checkpoint in {self.folder} yet: starting from the beginning", flush=True)
         console = Console()
+
+        def keep(epoch: int, weights: list[BitMatrix]) -> None:
+            write_snapshot(self.folder, epoch, weights, config, Path(self.dataset).stem)
+
         try:
             with report.progress(console, config.epochs) as on_epoch:
                 result = run_search(
-                    self.dataset, config, out=self.folder, resume=self.resume, data_dir=self.data_dir, on_epoch=on_epoch
+                    self.dataset,
+                    config,
+                    out=self.folder,
+                    resume=self.resume,
+                    data_dir=self.data_dir,
+                    on_epoch=on_epoch,
+                    on_bits=keep if self.snapshots else None,
                 )
         except KeyboardInterrupt:
             again = shlex.join(command if self.resume else [*command, "--resume"])
@@ -155,6 +170,49 @@ class Compare:
 
 
 @dataclass(frozen=True)
+class Spectra:
+    """Compare the networks of a folder as graphs, by the spectra of their Laplacians; write figures to DIR/spectra.
+
+    DIR is a folder of `fastbin compare`, whose report the result joins, of `fastbin search`, or one that holds folders of
+    searches.
+
+    Attributes:
+        signed: what real weights mean: absolute (|w|), signed (w, with degrees from |w|) or support (1 where w is not 0).
+        metric: distance between spectra.
+        exact_nodes: graphs of up to so many nodes have exact spectra, larger ones estimates by Lanczos quadrature.
+        json: print one JSON object.
+    """
+
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
+    signed: Signs = "absolute"
+    metric: Metric = "wasserstein"
+    exact_nodes: int = 4000
+    json: bool = False
+
+    def run(self, command: list[str]) -> int:
+        """Study, write, print, and return the exit code."""
+        from fastbin.spectra import story, study  # here: matplotlib is slow to import
+
+        def tell(what: str, number: int, total: int) -> None:
+            print(
+                f"spectra {number:{len(str(total))}}/{total}  {what}",
+                file=sys.stderr if self.json else None,
+                flush=True,
+            )
+
+        found = study.study(
+            self.folder, signed=self.signed, metric=self.metric, exact_nodes=self.exact_nodes, on_network=tell
+        )
+        written = story.write(self.folder, found, shlex.join(command))
+        if self.json:
+            print(json.dumps(found.to_json()))
+        else:
+            story.show(found, Console())
+            print(f"written to {written}")
+        return 0
+
+
+@dataclass(frozen=True)
 class Doctor:
     """Show versions, hardware and the kernels in force, and test each kernel against the reference.
 
@@ -205,14 +263,14 @@ def _run(args: list[str]) -> int:
     return command.run(["fastbin", *args])
 
 
-def _parse(args: list[str], default: Search | None = None) -> Search | Eval | Compare | Doctor:
+def _parse(args: list[str], default: Search | None = None) -> Search | Eval | Compare | Spectra | Doctor:
     """The command that `args` stand for; raises ValueError, or SystemExit after printing help."""
     complaint = io.StringIO()
     defaults: dict[str, Any] = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(complaint):
-            parsed: Search | Eval | Compare | Doctor = tyro.cli(
-                cast("type[Search | Eval | Compare | Doctor]", Search | Eval | Compare | Doctor),
+            parsed: Search | Eval | Compare | Spectra | Doctor = tyro.cli(
+                cast("type[Search | Eval | Compare | Spectra | Doctor]", Search | Eval | Compare | Spectra | Doctor),
                 prog="fastbin",
                 description=DESCRIPTION,
                 args=args,

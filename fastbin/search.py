@@ -148,6 +148,7 @@ def run_search(
     resume: bool = False,
     data_dir: str | os.PathLike[str] | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
+    on_bits: Callable[[int, list[BitMatrix]], None] | None = None,
 ) -> SearchResult:
     """Search for a weight-free network.
 
@@ -165,6 +166,8 @@ def run_search(
             a run that was never stopped, bit for bit, on the same machine, backend and number of threads.
         data_dir: folder of the named data sets.
         on_epoch: called with each new record of the history.
+        on_bits: called with the number of each epoch and a copy of the bits 1[θ > 0] after it; first with 0 and those of the
+            start. An epoch after which a run was killed may come again when it is resumed.
 
     Returns:
         The network that did best on the validation part, and the history.
@@ -182,12 +185,12 @@ def run_search(
         raise ValueError("resume needs out, the folder of the run")
     dataset = _resolve(data, data_dir, config.seed)
     if out is None:
-        return _run(dataset, config, None, False, on_epoch)
+        return _run(dataset, config, None, False, on_epoch, on_bits)
     folder = Path(out)
     with locked(folder):
         if (folder / CHECKPOINT).exists() and not resume:
             raise RunFolderError(f"{folder} holds a run already: resume it, or choose another folder")
-        result = _run(dataset, config, folder, resume, on_epoch)
+        result = _run(dataset, config, folder, resume, on_epoch, on_bits)
         result.save(folder / NETWORK)
         return result
 
@@ -215,6 +218,7 @@ def _run(
     folder: Path | None,
     resume: bool,
     on_epoch: Callable[[EpochRecord], None] | None,
+    on_bits: Callable[[int, list[BitMatrix]], None] | None,
 ) -> SearchResult:
     train, validation, standardizer = prepare(dataset, config)
     search = Search(config, [dataset.features, *config.hidden, dataset.classes])
@@ -226,6 +230,8 @@ def _run(
         write_config(folder, config, dataset.name)
         write_metrics(folder, best.history)
     history = best.history
+    if on_bits is not None and not history:
+        on_bits(0, search.found())
     x = train.x.to(getattr(torch, config.activations))
     inputs = dataclasses.replace(train, x=torch.empty_like(x) if config.input_dropout else x)
     steps = Steps(search.step, len(search.states), inputs, min(config.batch_size, len(train.y)), _capturable(config))
@@ -235,6 +241,8 @@ def _run(
         if _better(record, history[best.best_epoch - 1] if best.best_epoch else None):
             best = _result(dataset, config, standardizer, search.found(), history, record.epoch)
         best = dataclasses.replace(best, history=history)
+        if on_bits is not None:
+            on_bits(record.epoch, search.found())
         if folder is not None:
             tensors, metadata = best.to_checkpoint()
             metadata["fingerprint"] = fingerprint
