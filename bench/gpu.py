@@ -9,11 +9,13 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,34 +51,38 @@ def require_gpu() -> str:
     )
 
 
-def sanitize() -> list[str]:
-    """Run the checks over small shapes under compute-sanitizer; what failed."""
+def sanitize(found: list[gpu_checks.Kernel]) -> list[str]:
+    """Run the checks over small shapes under compute-sanitizer, kernels and tools beside each other; what failed."""
     tool = shutil.which("compute-sanitizer")
     if tool is None:
         print("compute-sanitizer: not installed, not run")
         return []
-    failures = []
-    for check in SANITIZERS:
-        command = [
-            tool,
-            "--tool",
-            check,
-            "--error-exitcode",
-            "9",
-            sys.executable,
-            "-m",
-            "bench.gpu",
-            "--only-small-checks",
-        ]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=SANITIZER_SECONDS, check=False)
-        except subprocess.TimeoutExpired:
-            print(f"compute-sanitizer {check}: not finished within {SANITIZER_SECONDS} s")
-            continue
-        print(f"compute-sanitizer {check}: exit {done.returncode}, {(done.stdout.strip().splitlines() or [''])[-1]}")
-        if done.returncode:
-            failures.append(f"compute-sanitizer {check}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return failures
+    runs = [(check, f"{kernel.op}:{kernel.name}") for check in SANITIZERS for kernel in found]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return [failure for failure in pool.map(lambda run: _sanitize(tool, *run), runs) if failure]
+
+
+def _sanitize(tool: str, check: str, kernel: str) -> str:
+    """What compute-sanitizer finds in a kernel; nothing if it finds nothing."""
+    command = [
+        tool,
+        "--tool",
+        check,
+        "--error-exitcode",
+        "9",
+        sys.executable,
+        "-m",
+        "bench.gpu",
+        "--small-checks",
+        kernel,
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SANITIZER_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        print(f"compute-sanitizer {check}, {kernel}: not finished within {SANITIZER_SECONDS} s")
+        return ""
+    print(f"compute-sanitizer {check}, {kernel}: {(done.stdout.strip().splitlines() or [''])[-1]}")
+    return f"compute-sanitizer {check}, {kernel}: {done.stdout[-2000:]}{done.stderr[-2000:]}" if done.returncode else ""
 
 
 def time_case(case: Case, timer: Timer, limits: Limits) -> list[Row]:
@@ -173,7 +179,7 @@ def check_and_time(csv_path: Path | None, write_choices: bool) -> int:
         failures += gpu_checks.run_packed(packed, "cuda")
     failures += gpu_checks.run_captured("cuda")
     failures += run_huge(found)
-    failures = failures or sanitize()
+    failures = failures or sanitize(found)
     print(f"checks: {time.perf_counter() - started:.0f} s")
     if failures:
         print("no timings, because these failed:", *failures, sep="\n")
@@ -209,11 +215,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--write-choices", action="store_true", help="rewrite fastbin/choices.json by what was measured"
     )
-    parser.add_argument("--only-small-checks", action="store_true", help="what runs under compute-sanitizer")
+    parser.add_argument(
+        "--small-checks", metavar="OP:NAME", help="only these, of one kernel: what compute-sanitizer runs"
+    )
     given = parser.parse_args(arguments)
-    if given.only_small_checks:
+    if given.small_checks:
         require_gpu()
-        return 1 if gpu_checks.run(gpu_checks.kernels("cuda"), small=True) else 0
+        found = [kernel for kernel in gpu_checks.kernels("cuda") if f"{kernel.op}:{kernel.name}" == given.small_checks]
+        return 1 if not found or gpu_checks.run(found, small=True) else 0
     return check_and_time(given.csv, given.write_choices)
 
 

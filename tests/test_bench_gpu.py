@@ -178,7 +178,7 @@ def test_csv(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_checks, "packed_product", lambda: None)
     monkeypatch.setattr(gpu_checks, "run_captured", lambda device: [])
     monkeypatch.setattr(gpu, "run_huge", lambda found: [])
-    monkeypatch.setattr(gpu, "sanitize", list)
+    monkeypatch.setattr(gpu, "sanitize", lambda found: [])
     monkeypatch.setattr(gpu, "EventTimer", Script)
     monkeypatch.setattr(gpu, "measure_limits", lambda timer, device: gpu_timing.Limits(1.0, 1.0))
     monkeypatch.setattr(gpu, "cases", lambda found: [None])
@@ -186,6 +186,20 @@ def test_csv(tmp_path, monkeypatch):
     assert gpu.check_and_time(tmp_path / "out.csv", False) == 0
     (read,) = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
     assert read["ratio"] == "1.0" and read["cache"] == "cold"
+
+
+@pytest.mark.parametrize(("status", "failures"), [(0, 0), (9, 2)])
+def test_every_kernel_runs_under_each_sanitizer(status, failures, tmp_path, monkeypatch, capsys):
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text(f"#!/bin/sh\necho $* >> {tmp_path}/seen\necho $2 says so\nexit {status}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    found = gpu.sanitize([gpu_checks.Kernel("popcount", "triton", torch.add, "cuda")])
+    assert len(found) == failures and all("popcount:triton" in line for line in found)
+    seen = sorted((tmp_path / "seen").read_text().splitlines())
+    assert [line.split()[1] for line in seen] == ["memcheck", "racecheck"]
+    assert all(line.endswith("-m bench.gpu --small-checks popcount:triton") for line in seen)
+    assert capsys.readouterr().out.count("says so") == 2
 
 
 def test_limits():
