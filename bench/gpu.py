@@ -173,12 +173,7 @@ def check_and_time(csv_path: Path | None, write_choices: bool) -> int:
     print(require_gpu())
     started = time.perf_counter()
     found = gpu_checks.kernels("cuda")
-    packed = gpu_checks.packed_product()
-    failures = gpu_checks.run_beside(found)
-    if packed is not None:
-        failures += gpu_checks.run_packed(packed, "cuda")
-    failures += gpu_checks.run_captured("cuda")
-    failures += run_huge(found)
+    failures = gpu_checks.run_beside(found) + run_huge(found)
     failures = failures or sanitize(found)
     print(f"checks: {time.perf_counter() - started:.0f} s")
     if failures:

@@ -176,9 +176,18 @@ def run(found: list[Kernel], small: bool = False, populations: tuple[int | None,
 
 
 def run_beside(found: list[Kernel]) -> list[str]:
-    """As `run`, in as many processes as there are cores: most of the time goes into compiling what Triton compiles."""
+    """As `run`, and of the packed product and the captured step of a GPU, in as many processes as there are cores.
+
+    Most of the time goes into compiling what Triton compiles.
+    """
+    calls: list[tuple[Any, ...]] = [
+        (run, [kernel], False, (population,)) for kernel in found for population in POPULATIONS
+    ]
+    if any(kernel.device == "cuda" for kernel in found):
+        packed = packed_product()
+        calls += [(run_captured, "cuda"), *([] if packed is None else [(run_packed, packed, "cuda")])]
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-        parts = [pool.submit(run, [kernel], False, (population,)) for kernel in found for population in POPULATIONS]
+        parts = [pool.submit(*call) for call in calls]
         return [failure for part in parts for failure in part.result()]
 
 

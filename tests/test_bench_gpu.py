@@ -87,8 +87,6 @@ def test_failures_mean_no_timings(monkeypatch, capsys):
     monkeypatch.setattr(gpu, "require_gpu", lambda: "a card")
     monkeypatch.setattr(gpu_checks, "kernels", lambda device: [])
     monkeypatch.setattr(gpu_checks, "run_beside", lambda found: ["bit_linear triton, 1 x 1 x 1: differs"])
-    monkeypatch.setattr(gpu_checks, "packed_product", lambda: None)
-    monkeypatch.setattr(gpu_checks, "run_captured", lambda device: [])
     monkeypatch.setattr(gpu, "run_huge", lambda found: [])
     monkeypatch.setattr(gpu, "EventTimer", None)
     assert gpu.check_and_time(None, False) == 1
@@ -175,8 +173,6 @@ def test_csv(tmp_path, monkeypatch):
     row = dict.fromkeys(gpu.COLUMNS, 1.0) | {"cache": "cold"}
     monkeypatch.setattr(gpu, "require_gpu", lambda: "a card")
     monkeypatch.setattr(gpu_checks, "kernels", lambda device: [])
-    monkeypatch.setattr(gpu_checks, "packed_product", lambda: None)
-    monkeypatch.setattr(gpu_checks, "run_captured", lambda device: [])
     monkeypatch.setattr(gpu, "run_huge", lambda found: [])
     monkeypatch.setattr(gpu, "sanitize", lambda found: [])
     monkeypatch.setattr(gpu, "EventTimer", Script)
