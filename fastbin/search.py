@@ -26,7 +26,7 @@ from fastbin.data import Dataset, Standardizer, load_dataset, split_validation, 
 from fastbin.result import EpochRecord, SearchResult, evaluate, make_net, read_result
 from fastbin.rules import Rule, ScoreRule, UpdateState
 from fastbin.runs import CHECKPOINT, NETWORK, RunFolderError, append_metrics, locked, write_config, write_metrics
-from fastbin.steps import Part, Steps
+from fastbin.steps import Part, Step, Steps
 
 
 def derived_seed(seed: int, *path: int) -> int:
@@ -136,6 +136,9 @@ class Search:
             mine.copy_(stored)
 
 
+OnStep = Callable[[Search, Tensor, Tensor, Rule], None]
+
+
 class SearchError(RuntimeError):
     """The search cannot go on; the message says where and why."""
 
@@ -149,6 +152,7 @@ def run_search(
     data_dir: str | os.PathLike[str] | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     on_bits: Callable[[int, list[BitMatrix]], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> SearchResult:
     """Search for a weight-free network.
 
@@ -168,6 +172,8 @@ def run_search(
         on_epoch: called with each new record of the history.
         on_bits: called with the number of each epoch and a copy of the bits 1[θ > 0] after it; first with 0 and those of the
             start. An epoch after which a run was killed may come again when it is resumed.
+        on_step: called before each step with the search, its batch and its rule; only to look
+            (`fastbin.theory.GradientLog`). Steps are then no CUDA graph.
 
     Returns:
         The network that did best on the validation part, and the history.
@@ -185,12 +191,12 @@ def run_search(
         raise ValueError("resume needs out, the folder of the run")
     dataset = _resolve(data, data_dir, config.seed)
     if out is None:
-        return _run(dataset, config, None, False, on_epoch, on_bits)
+        return _run(dataset, config, None, False, on_epoch, on_bits, on_step)
     folder = Path(out)
     with locked(folder):
         if (folder / CHECKPOINT).exists() and not resume:
             raise RunFolderError(f"{folder} holds a run already: resume it, or choose another folder")
-        result = _run(dataset, config, folder, resume, on_epoch, on_bits)
+        result = _run(dataset, config, folder, resume, on_epoch, on_bits, on_step)
         result.save(folder / NETWORK)
         return result
 
@@ -219,6 +225,7 @@ def _run(
     resume: bool,
     on_epoch: Callable[[EpochRecord], None] | None,
     on_bits: Callable[[int, list[BitMatrix]], None] | None,
+    on_step: OnStep | None,
 ) -> SearchResult:
     train, validation, standardizer = prepare(dataset, config)
     search = Search(config, [dataset.features, *config.hidden, dataset.classes])
@@ -234,7 +241,9 @@ def _run(
         on_bits(0, search.found())
     x = train.x.to(getattr(torch, config.activations))
     inputs = dataclasses.replace(train, x=torch.empty_like(x) if config.input_dropout else x)
-    steps = Steps(search.step, len(search.states), inputs, min(config.batch_size, len(train.y)), _capturable(config))
+    step = search.step if on_step is None else _observed(search, on_step)
+    capture = on_step is None and _capturable(config)
+    steps = Steps(step, len(search.states), inputs, min(config.batch_size, len(train.y)), capture)
     while len(history) < config.epochs and not _stalled(config, history, best.best_epoch):
         record = _epoch(search, steps, train, validation, len(history) + 1)
         history = [*history, record]
@@ -298,6 +307,14 @@ def _restore(path: Path, search: Search, config: SearchConfig, fingerprint: str)
         raise RunFolderError(f"{path.parent} holds a run on other data ({best.data_name!r})")
     search.restore(reader)
     return dataclasses.replace(best, net=best.net.to(config.device))
+
+
+def _observed(search: Search, on_step: OnStep) -> Step:
+    def step(x: Tensor, y: Tensor, rule: Rule, hyper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        on_step(search, x, y, rule)
+        return search.step(x, y, rule, hyper)
+
+    return step
 
 
 def _capturable(config: SearchConfig) -> bool:

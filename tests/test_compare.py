@@ -173,6 +173,7 @@ def test_stopped_after_every_run(tmp_path, source, finished, monkeypatch):
 # One process imports all and forks the command twice: forked before any thread is started.
 KILLER = """
 import os, signal, sys, time
+import matplotlib.figure, scipy.stats, torch._dynamo  # what a run would import
 import torch
 from fastbin.cli import main
 

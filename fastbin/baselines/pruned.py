@@ -9,13 +9,14 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
 
-from fastbin.baselines.fully_connected import LR, WEIGHT_DECAY, initial_weights
+from fastbin.baselines.fully_connected import initial_weights
 from fastbin.baselines.nets import RealNet
 from fastbin.baselines.task import Task, Trained
 from fastbin.baselines.training import fit
 from fastbin.result import EVALUATION_BATCH
 
-ROUNDS = 4  # trainings of iterative magnitude pruning; the connections are pruned between them
+LR = 0.01  # of Adam
+ROUNDS = 3  # trainings of iterative magnitude pruning; the connections are pruned between them
 REWIND_EPOCH = 1  # weights go back to what they were after this epoch
 
 
@@ -48,7 +49,7 @@ def magnitude_pruned(task: Task, density: float | None = None) -> Trained:
             with torch.no_grad():
                 for layer, kept in zip(net.linear(), early, strict=True):
                     layer.get_parameter("weight_orig").copy_(kept)
-        found = fit(task, net, LR, end - start, first=start + 1, weight_decay=WEIGHT_DECAY, after_epoch=remember)
+        found = fit(task, net, LR, end - start, first=start + 1, after_epoch=remember)
         history += found.history
     return Trained(found.net, task.budget, history, found.best_epoch)
 
@@ -65,7 +66,7 @@ def snip(task: Task, density: float | None = None) -> Trained:
     grads = torch.autograd.grad(loss, [layer.weight for layer in net.linear()])
     saliency = [(layer.weight * g).detach().abs() for layer, g in zip(net.linear(), grads, strict=True)]
     _prune(net, _searched(task) if density is None else density, saliency)
-    found = fit(task, net, LR, task.config.epochs, weight_decay=WEIGHT_DECAY)
+    found = fit(task, net, LR, task.config.epochs)
     return Trained(found.net, task.budget, found.history, found.best_epoch)
 
 
