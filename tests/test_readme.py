@@ -9,6 +9,7 @@ import pytest
 import fastbin.conversion
 import fastbin.ops
 import fastbin.search
+import fastbin.sklearn
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,7 +22,7 @@ def test_readme_examples(tmp_path, monkeypatch):
         exec(compile(block, "README.md", "exec"), {})
 
 
-MODULES = [(fastbin.search, 3), (fastbin.ops, 4), (fastbin.conversion, 5)]
+MODULES = [(fastbin.search, 3), (fastbin.ops, 4), (fastbin.conversion, 5), (fastbin.sklearn, 9)]
 
 
 @pytest.mark.parametrize(("module", "examples"), MODULES)
