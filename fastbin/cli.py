@@ -1,4 +1,4 @@
-"""The command line: ``fastbin search``, ``fastbin eval`` and ``fastbin doctor``."""
+"""The command line: ``fastbin search``, ``eval``, ``export`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from rich.console import Console
 from fastbin import doctor, report
 from fastbin.config import SearchConfig
 from fastbin.data import NAMES, load_dataset
+from fastbin.export import Input, export
 from fastbin.result import load_result
 from fastbin.runs import CHECKPOINT, read_config
 from fastbin.search import run_search
@@ -114,6 +115,26 @@ class Eval:
 
 
 @dataclass(frozen=True)
+class Export:
+    """Write a found network as a C file that needs nothing else (FILE ends in .c), or as ONNX (.onnx).
+
+    Attributes:
+        checkpoint: network.safetensors or checkpoint.safetensors of a run.
+        input: type of the raw samples that the exported network takes.
+    """
+
+    checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
+    input: Input = "float32"
+
+    def run(self, command: list[str]) -> int:
+        """Export, and return the exit code."""
+        export(load_result(self.checkpoint), self.file, self.input)
+        print(self.file)
+        return 0
+
+
+@dataclass(frozen=True)
 class Doctor:
     """Show versions, hardware and the kernels in force, and test each kernel against the reference.
 
@@ -148,7 +169,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except (ValueError, TypeError) as error:
         return _fail(error, 2)
-    except (RuntimeError, OSError, MemoryError) as error:  # RuntimeError: fastbin's own errors, and torch's
+    except (
+        RuntimeError,
+        OSError,
+        MemoryError,
+        ImportError,
+    ) as error:  # RuntimeError: fastbin's own errors, and torch's
         return _fail(error, 1)
 
 
@@ -164,14 +190,14 @@ def _run(args: list[str]) -> int:
     return command.run(["fastbin", *args])
 
 
-def _parse(args: list[str], default: Search | None = None) -> Search | Eval | Doctor:
+def _parse(args: list[str], default: Search | None = None) -> Search | Eval | Export | Doctor:
     """The command that `args` stand for; raises ValueError, or SystemExit after printing help."""
     complaint = io.StringIO()
     defaults: dict[str, Any] = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(complaint):
-            parsed: Search | Eval | Doctor = tyro.cli(
-                cast("type[Search | Eval | Doctor]", Search | Eval | Doctor),
+            parsed: Search | Eval | Export | Doctor = tyro.cli(
+                cast("type[Search | Eval | Export | Doctor]", Search | Eval | Export | Doctor),
                 prog="fastbin",
                 description=DESCRIPTION,
                 args=args,
