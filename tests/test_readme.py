@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import fastbin.array
 import fastbin.conversion
 import fastbin.export
 import fastbin.ops
@@ -23,7 +24,14 @@ def test_readme_examples(tmp_path, monkeypatch):
         exec(compile(block, "README.md", "exec"), {})
 
 
-MODULES = [(fastbin.search, 3), (fastbin.ops, 4), (fastbin.conversion, 5), (fastbin.sklearn, 9), (fastbin.export, 4)]
+MODULES = [
+    (fastbin.search, 3),
+    (fastbin.ops, 4),
+    (fastbin.conversion, 5),
+    (fastbin.sklearn, 9),
+    (fastbin.export, 4),
+    (fastbin.array, 3),
+]
 
 
 @pytest.mark.parametrize(("module", "examples"), MODULES)
