@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from fastbin import backends, data, nn, ops, rules
+from fastbin import array, backends, data, nn, ops, rules
 from fastbin.backends import BackendError
 from fastbin.bits import BitMatrix
 from fastbin.checkpoint import CheckpointError
@@ -25,6 +25,7 @@ __all__ = [
     "SearchConfig",
     "SearchError",
     "SearchResult",
+    "array",
     "backends",
     "convert",
     "data",

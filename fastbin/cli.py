@@ -1,4 +1,4 @@
-"""The command line: ``fastbin search``, ``eval``, ``compare``, ``spectra`` and ``doctor``."""
+"""The command line: ``fastbin search``, ``eval``, ``compare``, ``spectra``, ``export`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, TypeAlias, cast
 
 import tyro
 from rich.console import Console
@@ -25,6 +25,7 @@ from fastbin.bits import BitMatrix
 from fastbin.compare import QUICK, compare
 from fastbin.config import SearchConfig
 from fastbin.data import NAMES, load_dataset
+from fastbin.export import Input, export
 from fastbin.result import load_result
 from fastbin.runs import CHECKPOINT, read_config, write_snapshot
 from fastbin.search import run_search
@@ -213,6 +214,26 @@ class Spectra:
 
 
 @dataclass(frozen=True)
+class Export:
+    """Write a found network as a C file that needs nothing else (FILE ends in .c), or as ONNX (.onnx).
+
+    Attributes:
+        checkpoint: network.safetensors or checkpoint.safetensors of a run.
+        input: type of the raw samples that the exported network takes.
+    """
+
+    checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
+    input: Input = "float32"
+
+    def run(self, command: list[str]) -> int:
+        """Export, and return the exit code."""
+        export(load_result(self.checkpoint), self.file, self.input)
+        print(self.file)
+        return 0
+
+
+@dataclass(frozen=True)
 class Doctor:
     """Show versions, hardware and the kernels in force, and test each kernel against the reference.
 
@@ -232,6 +253,9 @@ class Doctor:
         return 1 if findings["faults"] else 0
 
 
+_Command: TypeAlias = Search | Eval | Compare | Spectra | Export | Doctor
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (`sys.argv` by default) and return its exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
@@ -247,7 +271,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except (ValueError, TypeError) as error:
         return _fail(error, 2)
-    except (RuntimeError, OSError, MemoryError) as error:  # RuntimeError: fastbin's own errors, and torch's
+    except (RuntimeError, OSError, MemoryError, ImportError) as error:  # RuntimeError: also fastbin's own, and torch's
         return _fail(error, 1)
 
 
@@ -263,14 +287,14 @@ def _run(args: list[str]) -> int:
     return command.run(["fastbin", *args])
 
 
-def _parse(args: list[str], default: Search | None = None) -> Search | Eval | Compare | Spectra | Doctor:
+def _parse(args: list[str], default: Search | None = None) -> _Command:
     """The command that `args` stand for; raises ValueError, or SystemExit after printing help."""
     complaint = io.StringIO()
     defaults: dict[str, Any] = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(complaint):
-            parsed: Search | Eval | Compare | Spectra | Doctor = tyro.cli(
-                cast("type[Search | Eval | Compare | Spectra | Doctor]", Search | Eval | Compare | Spectra | Doctor),
+            parsed: _Command = tyro.cli(
+                cast("type[_Command]", _Command),
                 prog="fastbin",
                 description=DESCRIPTION,
                 args=args,

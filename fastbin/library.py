@@ -222,5 +222,10 @@ def differentiate(name: str, backward: Callable[..., Any], save: Callable[..., N
     torch.library.register_autograd(f"fastbin::{name}", backward, setup_context=save, lib=_library)
 
 
+def vectorise(name: str, rule: Callable[..., Any]) -> None:
+    """Register what vmap makes of ``fastbin::<name>``."""
+    torch.library.register_vmap(f"fastbin::{name}", rule, lib=_library)
+
+
 differentiate("bit_linear", _bit_linear_backward, _save_words)
 differentiate("bit_linear_t", _bit_linear_t_backward, _save_words)

@@ -15,7 +15,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from fastbin import library, signed
+from fastbin import library, signed, vmap  # noqa: F401  (vmap registers its rules)
 from fastbin.bits import BitMatrix
 from fastbin.reference import HYPER_FIELDS
 from fastbin.rules import SGD, Adam, Bop, Rule, ScoreRule, UpdateState
