@@ -339,6 +339,8 @@ def test_extremes(name, normalized):
     tolerance = 1e-9 * float(exact[-1])
     assert_values(smallest, exact[:k], tolerance)
     assert_values(largest, exact[-k:], tolerance)
+    for roughly, end in zip(extreme_eigenvalues(layers, k, normalized, tol=1e-6), (exact[:k], exact[-k:]), strict=True):
+        assert_values(roughly, end, 1e-5 * float(exact[-1]))
     again = extreme_eigenvalues(layers, k, normalized)
     assert again[0].equal(smallest) and again[1].equal(largest)
 
