@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from fastbin import array, backends, data, nn, ops, rules
+from fastbin import array, backends, data, nn, ops, rules, spectra
 from fastbin.backends import BackendError
 from fastbin.bits import BitMatrix
 from fastbin.checkpoint import CheckpointError
@@ -34,4 +34,5 @@ __all__ = [
     "ops",
     "rules",
     "run_search",
+    "spectra",
 ]

@@ -208,7 +208,7 @@ class Spectra:
         if self.json:
             print(json.dumps(found.to_json()))
         else:
-            story.show(found, Console())
+            story.show(found)
             print(f"written to {written}")
         return 0
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bench import __main__ as commands
-from bench import cases, machine, peers, products, scale
+from bench import cases, machine, peers, products, scale, spectra
 from bench.case import OURS, Case
 from bench.products import Product
 from bench.run import Row, run_case
@@ -303,3 +303,18 @@ def test_scale_models_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None
 def test_scale_refuses_too_small_a_bound() -> None:
     with pytest.raises(SystemExit, match="--max-edges must be at least 16, got 3"):
         commands.scale(max_edges=3)
+
+
+# -------------------------------------------------------------------------------------------------------------- spectra
+
+
+def test_spectra() -> None:
+    graph = spectra.network((64, 48, 10), 0.5)
+    assert graph.sizes == (64, 48, 10) and abs(graph.edges / (64 * 48 + 480) - 0.5) < 0.05
+    exact = spectra.exact((20, 30, 10), 0.5, 1)
+    assert exact.error is not None and exact.error <= 1e-10 and exact.ratio is not None and exact.seconds > 0
+    estimate = spectra.quadrature((20, 30, 10), 0.5, 2)
+    assert estimate.error is not None and estimate.estimate is not None and 0 < estimate.error <= 2 * estimate.estimate
+    rows = spectra._large((96, 64))
+    assert [row.what.split()[0] for row in rows] == ["quadrature", "two", "components"]
+    assert all(row.peak is not None and row.seconds > 0 and row.record()["table"] == "spectra" for row in rows)

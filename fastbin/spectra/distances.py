@@ -24,7 +24,7 @@ def wasserstein(a: Spectrum, b: Spectrum) -> float:
     """Wasserstein-1 distance of the distributions of eigenvalues: the area between their distribution functions."""
     x, y = _values(a), _values(b)
     both = torch.cat([x, y]).sort().values
-    below = [torch.searchsorted(v, both[:-1], right=True) / len(v) for v in (x, y)]
+    below = [torch.searchsorted(v, both[:-1], right=True).double() / len(v) for v in (x, y)]
     return float(((below[0] - below[1]).abs() * both.diff()).sum())
 
 

@@ -179,6 +179,8 @@ class Graph:
         dtype = torch.int32 if x.dtype == torch.int8 else x.dtype
         out = {g: x.new_zeros(*x.shape[:-1], self.sizes[g], dtype=dtype) for g in targets}
         for b in blocks:
+            if 0 in b.matrix.shape:
+                continue
             if b.cols in parts:
                 out[b.rows] += _times(parts[b.cols], b.matrix)
             if b.rows in parts and b.rows != b.cols:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import numpy as np
 import torch
 
@@ -13,7 +12,7 @@ from fastbin.spectra.graph import Block, Graph, Signs, dense
 from fastbin.spectra.spectrum import Network, as_graph
 
 if TYPE_CHECKING:
-    from typing import Any
+    import networkx as nx
 
 
 def to_networkx(network: Network, signed: Signs | None = None) -> nx.Graph[Any]:
@@ -22,6 +21,8 @@ def to_networkx(network: Network, signed: Signs | None = None) -> nx.Graph[Any]:
     Each node has the attribute ``layer`` (the number of its group), each edge of a real weight ``weight``; the graph has the
     attribute ``signs``. Arguments and errors as for `fastbin.spectra.laplacian_spectrum`.
     """
+    import networkx as nx  # here: slow to import
+
     graph = as_graph(network, signed)
     made = nx.Graph(signs=graph.signs)
     starts = graph.offsets

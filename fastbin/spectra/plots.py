@@ -71,9 +71,9 @@ def _densities(found: Study, figure: Figure) -> None:
                 for spectra, style in ((g.spectra.get(part), "-"), (g.nulls.get("same degrees", {}).get(part), ":")):
                     if spectra:
                         curves = [density(s, 0.0, 2.0) for s in spectra]
-                        mean = torch.stack([curve for _, curve in curves]).mean(0)
+                        mean = torch.stack([curve for _, curve in curves]).mean(0).numpy()
                         label = g.kind if style == "-" else None
-                        panel.plot(curves[0][0], mean, style, color=colours[g.kind], linewidth=1, label=label)
+                        panel.plot(curves[0][0].numpy(), mean, style, color=colours[g.kind], linewidth=1, label=label)
             panel.set_title(f"{name}, {part}")
             panel.set_xlabel("eigenvalue")
             panel.set_yscale("log")
@@ -88,7 +88,7 @@ def _heat_maps(found: Study, figure: Figure) -> None:
     most = max(map(len, data.values()))
     figure.set_size_inches(len(data) * (2.5 + 0.55 * most), 2.0 + 0.55 * most)
     for panel, (name, groups) in zip(figure.subplots(1, len(data), squeeze=False)[0], data.items(), strict=True):
-        means = kind_matrix(groups, WHOLE, found.metric)
+        means = kind_matrix(groups, WHOLE, found.metric).numpy()
         image = panel.imshow(means, cmap="viridis_r")
         labels = [g.kind for g in groups]
         panel.set_xticks(range(len(labels)), labels, rotation=90)
@@ -131,8 +131,8 @@ def _evolutions(found: Study, figure: Figure) -> None:
 
 def _evolution(evolution: Evolution, found: Study, left: Axes, right: Axes) -> None:
     curves = [density(s, 0.0, 2.0) for s in evolution.spectra]
-    image = torch.stack([curve for _, curve in curves], 1).clamp_min(1e-3).log10()
-    points = curves[0][0]
+    image = torch.stack([curve for _, curve in curves], 1).clamp_min(1e-3).log10().numpy()
+    points = curves[0][0].numpy()
     edges = np.arange(len(evolution.epochs) + 1) - 0.5
     mesh = left.pcolormesh(edges, np.append(points, 2 * points[-1] - points[-2]), image, shading="flat")
     left.set_ylabel("eigenvalue")
@@ -140,7 +140,7 @@ def _evolution(evolution: Evolution, found: Study, left: Axes, right: Axes) -> N
     left.figure.colorbar(mesh, ax=left, label="log10 of the density")
     ticks = range(0, len(evolution.epochs), max(1, len(evolution.epochs) // 8))
     left.set_xticks(ticks, [str(evolution.epochs[i]) for i in ticks])
-    distances = distance_matrix(evolution.spectra, found.metric)
+    distances = distance_matrix(evolution.spectra, found.metric).numpy()
     right.plot(evolution.epochs, distances[0], ".-", label=f"from epoch {evolution.epochs[0]}")
     right.plot(evolution.epochs, distances[-1], ".-", label=f"from epoch {evolution.epochs[-1]}")
     right.set_ylabel(f"distance ({found.metric})")

@@ -11,9 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from fastbin import checkpoint, doctor
 from fastbin.spectra.plots import figures
 from fastbin.spectra.study import NULLS, Study, nearest
@@ -70,15 +67,16 @@ def joined(report: str, section: str) -> str:
     return f"{body}{_BEGIN}\n{section}\n{_END}{end}{after}" if end else f"{report}{_BEGIN}\n{section}\n{_END}"
 
 
-def show(found: Study, console: Console) -> None:
-    """Print the distances from the searched kind, or all where there is none, and the figures of the networks."""
-    for title, columns, rows in _tables(found):
-        table = Table(title=title)
-        for name in columns:
-            table.add_column(name, overflow="fold")
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
+def show(found: Study) -> None:
+    """Print the distances from the searched kind, or between all kinds where it is missing, a line each."""
+    print(f"{found.metric} distances; weights of real networks: {found.signed}")
+    for row in _told(found):
+        interval = "" if row["interval"] is None else f" ± {row['interval']:.2g}"
+        parts = [f"{row['data']}, {row['part']}: {' to '.join(row['kinds'])} {row['distance']:.3g}{interval}"]
+        parts += [
+            f"{name} {row[key]:.2g}" for name, key in (("p", "p"), *((n, n) for n in NULLS)) if row[key] is not None
+        ]
+        print(", ".join(parts))
 
 
 def _tables(found: Study) -> list[tuple[str, list[str], list[list[str]]]]:
