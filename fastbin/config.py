@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from fastbin.encodings import Encoding
 from fastbin.nn import Activation, Norm
 from fastbin.rules import SGD, Adam, Bop, Rule
 
@@ -43,6 +44,8 @@ class SearchConfig:
         activation: of the hidden layers; with step they stay packed.
         norm: of the hidden layers: layer (LayerNorm without parameters) or none (division by sqrt of the inputs).
         output_norm: of the output layer, likewise; unset: norm, but none for two classes (layer leaves only their order).
+        encoding: of the raw inputs, fixed: none, or upright (square images are moved to the centre of their mass and sheared
+            until strokes stand upright).
         logit_scale: constant factor on the outputs.
         activations: dtype of inputs, hidden layers and their derivatives (of the tensor cores of a GPU: bfloat16); scores,
             loss and validation stay float32.
@@ -74,6 +77,7 @@ class SearchConfig:
     activation: Activation = "relu"
     norm: Norm = "layer"
     output_norm: Norm | None = None
+    encoding: Encoding = "none"
     logit_scale: float = 2.0
     activations: Activations = "float32"
     estimator: Literal["hard", "sample", "soft"] = "hard"
@@ -104,6 +108,7 @@ class SearchConfig:
         choices = {
             "activation": Activation,
             "norm": Norm,
+            "encoding": Encoding,
             "activations": Activations,
             "lr_schedule": Schedule,
             "tau_schedule": Schedule,

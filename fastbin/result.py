@@ -183,6 +183,7 @@ def read_result(reader: checkpoint.Reader) -> SearchResult:
         standardizer=Standardizer(
             reader.tensor("standardizer.mean", torch.float32, (widths[0],)),
             scale,
+            config.encoding,
         ),
         labels=tuple(labels),
         config=config,

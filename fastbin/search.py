@@ -268,7 +268,7 @@ def _run(
 def prepare(dataset: Dataset, config: SearchConfig) -> tuple[Part, Part, Standardizer]:
     """Training and validation part of a data set, standardised and on the search's device, and the standardiser."""
     train_at, validation_at = split_validation(dataset.y_train, config.validation, config.seed)
-    standardizer = Standardizer.fit(dataset.x_train[train_at], dataset.pixels)
+    standardizer = Standardizer.fit(dataset.x_train[train_at], dataset.pixels, config.encoding)
     x = standardizer.transform(dataset.x_train)  # whole: it takes no empty part
     parts = [Part(x[at].to(config.device), dataset.y_train[at].to(config.device)) for at in (train_at, validation_at)]
     return parts[0], parts[1], standardizer

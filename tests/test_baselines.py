@@ -212,7 +212,14 @@ def test_files_hold_the_network(tmp_path, task, trained, kind):
 
 def test_files_of_something_else_are_refused(tmp_path):
     path = tmp_path / "net.safetensors"
-    good = {"form": "real", "widths": [2, 1], "activation": "relu", "norm": "layer", "logit_scale": 1.0}
+    good = {
+        "form": "real",
+        "widths": [2, 1],
+        "activation": "relu",
+        "norm": "layer",
+        "output_norm": "none",
+        "logit_scale": 1.0,
+    }
     weight = {"layers.0.weight": torch.ones(1, 2)}
     checkpoint.save(path, weight, good)
     assert load_network(path).widths == (2, 1)

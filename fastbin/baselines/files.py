@@ -46,6 +46,7 @@ def save_network(path: str | os.PathLike[str], net: Network, about: Mapping[str,
         "widths": list(net.widths),
         "activation": net.activation,
         "norm": net.norm,
+        "output_norm": net.output_norm,
         "logit_scale": net.logit_scale,
     }
     checkpoint.save(Path(path), tensors, {**about, **form})
@@ -70,13 +71,15 @@ def load_network(path: str | os.PathLike[str]) -> Network:
 
 def _layers(reader: checkpoint.Reader, form: str) -> WeightFreeNet | RealNet:
     widths, scale = reader.entry("widths", list), reader.entry("logit_scale", (int, float))
-    activation, norm = reader.entry("activation", str), reader.entry("norm", str)
+    activation, norm, output_norm = (reader.entry(name, str) for name in ("activation", "norm", "output_norm"))
     shapes = [(n_out, n_in) for n_in, n_out in pairwise(widths)]
     if form == "bits":
         bits = [reader.bits(f"layers.{i}.words", *shape) for i, shape in enumerate(shapes)]
-        return WeightFreeNet(widths, activation=activation, norm=norm, logit_scale=scale, weights=bits)
+        return WeightFreeNet(
+            widths, activation=activation, norm=norm, logit_scale=scale, output_norm=output_norm, weights=bits
+        )
     real = [reader.tensor(f"layers.{i}.weight", torch.float32, shape) for i, shape in enumerate(shapes)]
-    return RealNet(widths, activation, norm, scale, real)
+    return RealNet(widths, activation, norm, scale, real, output_norm)
 
 
 def _graph(reader: checkpoint.Reader) -> GraphNet:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from fastbin import ops
 from fastbin.bits import BitMatrix
+from fastbin.encodings import upright
 
 Bools = npt.NDArray[np.bool_]
 SIDE = 16  # of the deskewed images, in pixels
@@ -181,25 +182,9 @@ def prepared(x: Tensor, pixels: tuple[float, float] | None) -> Tensor:
 
 
 def deskew(x: Tensor) -> Tensor:
-    """Images ``[B, 784]`` centred, sheared until upright, and scaled to ``[B, 256]``.
-
-    With a pixel at (u, v) from the centre of mass, the shear makes the mean of u·v zero, so that strokes stand upright.
-    """
+    """Images ``[B, 784]`` made upright (`fastbin.encodings.upright`) and scaled to ``[B, 256]``."""
     side = math.isqrt(x.shape[1])
-    image = x.view(-1, 1, side, side)
-    along = (2 * torch.arange(side, device=x.device) + 1) / side - 1  # pixel centres; the image is [-1, 1]²
-    mass = image.sum((2, 3)).clamp_min(1e-6).squeeze(1)
-    u0 = (image.sum(2).squeeze(1) * along).sum(1) / mass
-    v0 = (image.sum(3).squeeze(1) * along).sum(1) / mass
-    u, v = along - u0[:, None], along - v0[:, None]
-    weights = image.squeeze(1)
-    uv = (weights * v[:, :, None] * u[:, None, :]).sum((1, 2))
-    vv = (weights * v.square()[:, :, None]).sum((1, 2)).clamp_min(1e-6)
-    one, zero = torch.ones_like(mass), torch.zeros_like(mass)
-    transform = torch.stack([torch.stack([one, uv / vv, u0], 1), torch.stack([zero, one, v0], 1)], 1)
-    grid = F.affine_grid(transform, list(image.shape), align_corners=False)
-    upright = F.grid_sample(image, grid, align_corners=False)
-    return F.adaptive_avg_pool2d(upright, SIDE).flatten(1)
+    return F.adaptive_avg_pool2d(upright(x).view(-1, 1, side, side), SIDE).flatten(1)
 
 
 def graph_tensors(graph: Graph) -> dict[str, Tensor]:

@@ -26,15 +26,22 @@ class RealNet(Perceptron):
         norm: as of `fastbin.nn.Perceptron`.
         logit_scale: as of `fastbin.nn.Perceptron`.
         weights: float32 ``[n_l, n_(l-1)]`` of each layer, copied.
+        output_norm: as of `fastbin.nn.Perceptron`.
 
     Raises:
         ValueError: activation ``step``, which is for packed layers, or what does not fit the widths.
     """
 
     def __init__(
-        self, widths: Sequence[int], activation: Activation, norm: Norm, logit_scale: float, weights: Sequence[Tensor]
+        self,
+        widths: Sequence[int],
+        activation: Activation,
+        norm: Norm,
+        logit_scale: float,
+        weights: Sequence[Tensor],
+        output_norm: Norm | None = None,
     ) -> None:
-        super().__init__(widths, activation, norm, logit_scale)
+        super().__init__(widths, activation, norm, logit_scale, output_norm)
         if activation == "step":
             raise ValueError("networks with real weights have no packed layers: choose relu, tanh or gelu, not step")
         shapes = [(n_out, n_in) for n_in, n_out in pairwise(self.widths)]
@@ -57,13 +64,13 @@ class RealNet(Perceptron):
 
     def frozen(self) -> RealNet:
         """A copy with these weights, without pruning or parametrisation."""
-        return RealNet(self.widths, self.activation, self.norm, self.logit_scale, self.weights())
+        return RealNet(self.widths, self.activation, self.norm, self.logit_scale, self.weights(), self.output_norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[B, n_L]`` of standardised inputs ``[B, n_0]``."""
         h = x
         for i, layer in enumerate(self.linear()):
-            h = self.normalise(layer(self.activate(h) if i else h), layer.in_features)
+            h = self.normalise(layer(self.activate(h) if i else h), i)
         return h * self.logit_scale
 
 
@@ -87,7 +94,7 @@ def share_weight(net: Network, weight: float) -> RealNet | GraphNet:
     if isinstance(net, GraphNet):
         return net.share(weight)
     shared = [weight * (w != 0).to(torch.float32) for w in dense_weights(net)]
-    return RealNet(net.widths, net.activation, net.norm, net.logit_scale, shared)
+    return RealNet(net.widths, net.activation, net.norm, net.logit_scale, shared, net.output_norm)
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ class Task:
         """The network of the configured form on these real weights, on the task's device."""
         c = self.config
         weights = [w.to(c.device) for w in weights]
-        return RealNet(self.widths, c.activation, c.norm, c.logit_scale, weights)
+        return RealNet(self.widths, c.activation, c.norm, c.logit_scale, weights, c.output_norm)
 
     def bit_net(self, weights: Sequence[BitMatrix]) -> WeightFreeNet:
         """The network of the configured form on these bits, on the task's device."""
