@@ -27,6 +27,8 @@ SMALL = ((1, 1, 1), (3, 31, 33), (5, 33, 65), (16, 64, 64))  # batch, rows, colu
 LARGE = ((17, 130, 257), (64, 257, 1031), (129, 515, 300), (2, 40, 5003), (1, 4099, 70), (130, 512, 1024))
 # Rows of whole 16-byte chunks, and tiles enough for bit_matmul's kernel of an H100; its last stage is not full.
 WIDE = (1700, 1400, 1920)
+# Rows of whole 16-byte chunks both ways, for wgmma: inputs halved between blocks, and several tiles to a block.
+CHUNKS = ((257, 528, 1360), (1100, 4112, 272))
 POPULATIONS = (None, 3)
 PRODUCT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
 RULES: tuple[Rule, ...] = (
@@ -201,6 +203,8 @@ def _checks(
     kind = kind or {"mask_update_": _update, "mask_grad_update_": _grad_update}.get(kernel.op, _moves)
     if kernel.op == "bit_matmul" and shapes != SMALL:
         shapes = (*shapes, WIDE)
+    if kernel.op in ("bit_linear", "bit_linear_t") and shapes != SMALL:
+        shapes = (*shapes, *CHUNKS)
     for population in populations:
         for batch, rows, cols in shapes:
             for what, check in kind(kernel, population, batch, rows, cols):

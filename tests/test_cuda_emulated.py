@@ -212,3 +212,39 @@ def test_bit_linear_vector_lets_no_infinity_vanish(driver: Driver) -> None:
         x[..., 550] = odd
         w = torch.ones(1, 3, 600, dtype=torch.bool)
         assert not vector(driver, x, w).isfinite().any()
+
+
+# ----------------------------------------------------------------------------------------------- bit_linear, many samples
+
+MATRICES = [  # population, batch, inner, outputs, words by which w misses an alignment to 16 bytes, multiprocessors
+    (1, 1, 16, 1, 0, 132),
+    (2, 17, 208, 130, 0, 132),  # rows of 7 or 5 words; two tiles of outputs
+    (1, 70, 400, 129, 1, 132),  # blocks that halve the inputs, of 64 and 128 samples
+    (1, 100, 272, 33, 0, 132),
+    (1, 300, 640, 40, 0, 132),  # whole 16-byte chunks of w
+    (1, 40, 1824, 256, 0, 2),  # the stages more than once around
+    (1, 300, 144, 600, 1, 2),  # several tiles for the same blocks, of 256 samples
+]
+
+
+@pytest.mark.parametrize("shape", MATRICES, ids=str)
+@pytest.mark.parametrize("dtype", SCALARS[1:], ids=str)
+@pytest.mark.parametrize("op", ["bit_linear", "bit_linear_t"])
+def test_bit_linear_wgmma(driver: Driver, op: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    members, batch, inner, outputs, skip, multiprocessors = shape
+    x = values((members, batch, inner), dtype, 9)
+    w = random_bits((members, inner, outputs) if op == "bit_linear_t" else (members, outputs, inner), 10)
+    sizes = (SCALARS.index(dtype), members, batch, inner, outputs, skip, multiprocessors)
+    y = driver(90, op, "wgmma", *sizes, x, numpy_words(w), "out", dtype=torch.int32 if dtype == torch.int8 else dtype)
+    dense = w.double() if op == "bit_linear_t" else w.double().mT
+    assert_product(y.view(members, batch, outputs), x, dense, f"{op} {dtype} {shape}")
+
+
+def test_bit_linear_wgmma_elsewhere_is_an_error(driver: Driver) -> None:
+    sizes = (1, 1, 2, 16, 3, 0, 132, "/dev/null", "/dev/null", "/dev/null")
+    for capability, op in ((80, "bit_linear"), (100, "bit_linear_t")):
+        told = run(driver.program, capability, op, "wgmma", *sizes, status=2)
+        assert told == (
+            f"{op}_wgmma: device 1 has compute capability {capability / 10}, 9.0 is needed; "
+            "FASTBIN_CUDA_IMPL=triton serves there\n"
+        )

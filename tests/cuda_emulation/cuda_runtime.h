@@ -38,6 +38,10 @@ struct alignas(16) int4 {
 struct alignas(16) uint4 {
   uint32_t x, y, z, w;
 };
+struct alignas(8) uint2 {
+  uint32_t x, y;
+};
+inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
 inline int2 make_int2(int x, int y) { return {x, y}; }
 inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
@@ -132,6 +136,9 @@ inline uint32_t __float_as_uint(float value) {
   return bits;
 }
 inline int __float2int_rn(float value) { return static_cast<int>(std::nearbyint(value)); }
+inline uint32_t __funnelshift_r(uint32_t low, uint32_t high, unsigned bits) {
+  return static_cast<uint32_t>((uint64_t{high} << 32 | low) >> bits % 32);
+}
 inline int __popc(unsigned word) { return __builtin_popcount(word); }
 template <typename T>
 T __ldcs(const T* address) {

@@ -85,15 +85,9 @@ inline void copy_box(uint32_t* shared, const TensorMap& map, int word, int row, 
   b.step();
 }
 
-struct Product {
-  int32_t (*d)[4];
-  uint64_t a, b;
-  bool accumulate;
-};
-
-// This thread's products, by groups; the last group is open.
-inline std::vector<std::vector<Product>>& products() {
-  static std::map<const emulation::Thread*, std::vector<std::vector<Product>>> of;
+// What this thread's products do, by groups; the last group is open.
+inline std::vector<std::vector<std::function<void()>>>& products() {
+  static std::map<const emulation::Thread*, std::vector<std::vector<std::function<void()>>>> of;
   auto& mine = of[emulation::self];
   if (mine.empty()) mine.emplace_back();
   return mine;
@@ -115,34 +109,31 @@ inline std::array<uint32_t, 8> row_of(uint64_t descriptor, unsigned row) {
   return words;
 }
 
-inline void multiply(const Product& product) {
-  const unsigned warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-  const std::array<uint32_t, 8> rows[2] = {row_of(product.a, 16 * warp + lane / 4),
-                                           row_of(product.a, 16 * warp + lane / 4 + 8)};
-  for (unsigned t = 0; t < 32; ++t) {
-    for (unsigned i = 0; i < 4; ++i) {
-      const auto column = row_of(product.b, 8 * t + 2 * (lane % 4) + i % 2);
-      int32_t sum = product.accumulate ? product.d[t][i] : 0;
-      for (unsigned w = 0; w < 8; ++w) sum += __popc(rows[i / 2][w] & column[w]);
-      product.d[t][i] = sum;
-    }
-  }
-}
-
 inline void begin_products() {}
 inline void commit_products() { products().emplace_back(); }
 template <int kPending>
 void wait_products() {
   auto& groups = products();
   while (groups.size() > kPending + 1) {
-    for (const auto& product : groups.front()) multiply(product);
+    for (const auto& multiply : groups.front()) multiply();
     groups.erase(groups.begin());
   }
   emulation::self->warp->barrier.arrive_and_wait(32);  // it is an instruction of the whole warp
 }
 
 inline void and_popcount_wgmma(int32_t (&d)[32][4], uint64_t a, uint64_t b, bool accumulate) {
-  products().back().push_back({d, a, b, accumulate});
+  products().back().push_back([&d, a, b, accumulate] {
+    const unsigned warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+    const std::array<uint32_t, 8> rows[2] = {row_of(a, 16 * warp + lane / 4), row_of(a, 16 * warp + lane / 4 + 8)};
+    for (unsigned t = 0; t < 32; ++t) {
+      for (unsigned i = 0; i < 4; ++i) {
+        const auto column = row_of(b, 8 * t + 2 * (lane % 4) + i % 2);
+        int32_t sum = accumulate ? d[t][i] : 0;
+        for (unsigned w = 0; w < 8; ++w) sum += __popc(rows[i / 2][w] & column[w]);
+        d[t][i] = sum;
+      }
+    }
+  });
 }
 
 }  // namespace fastbin::cuda
