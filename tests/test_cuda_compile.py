@@ -126,7 +126,9 @@ def test_wgmma(kernels) -> None:
     assert not kernel.count(r"\b(MEMBAR|CCTL)\b")
     assert kernel.count(r"STG\.E\.EF\.128") >= 32
     assert 384 * kernel.registers <= REGISTERS  # at the launch
-    consumers, producers = (int(kernel.one(rf"USETMAXREG\.{way}\S*.* (0x\w+) ;"), 16) for way in ("TRY_ALLOC", "DEALLOC"))
+    consumers, producers = (
+        int(kernel.one(rf"USETMAXREG\.{way}\S*.* (0x\w+) ;"), 16) for way in ("TRY_ALLOC", "DEALLOC")
+    )
     assert 256 * consumers + 128 * producers <= 384 * kernel.registers
     for architecture in ("80", "100"):  # an empty kernel, never launched
         assert not kernels["bit_matmul_wgmma", architecture][0].count("MMA")
