@@ -61,36 +61,38 @@ template <int kTiles, typename Threshold>
 __device__ __forceinline__ void store_bits(const BitMatmul& p, int64_t member, int64_t row, int64_t column,
                                            const int32_t (&counts)[kTiles][4], const Threshold& threshold) {
   const int q = static_cast<int>(threadIdx.x % 4);
-  constexpr int kWords = kTiles / 4;
-  uint32_t words[kWords][2] = {};
+  const int64_t row_words = ceil_div(p.rows_b, 32);
+  uint32_t mine[2] = {0, 0};  // lane q of a quad stores words q, q + 4, ...
 #pragma unroll
-  for (int w = 0; w < kWords; ++w) {
-    if (column + 32 * w >= p.rows_b) continue;
+  for (int w = 0; w < kTiles / 4; ++w) {
+    const int64_t left = p.rows_b - column - 32 * w;  // columns, of which the last word may have fewer than 32
+    if (left > 0) {
+      uint32_t words[2] = {0, 0};
 #pragma unroll
-    for (int t = 0; t < 4; ++t) {
+      for (int t = 0; t < 4; ++t) {
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int2 least = threshold(w, 8 * t + i);
-        if (counts[4 * w + t][i] > least.x) words[w][0] |= 1u << (8 * t + i);
-        if (counts[4 * w + t][2 + i] > least.y) words[w][1] |= 1u << (8 * t + i);
+        for (int i = 0; i < 2; ++i) {
+          const int2 least = threshold(w, 8 * t + i);
+          if (counts[4 * w + t][i] > least.x) words[0] |= 1u << (8 * t + i);
+          if (counts[4 * w + t][2 + i] > least.y) words[1] |= 1u << (8 * t + i);
+        }
+      }
+      const uint32_t inside = left < 32 ? (1u << static_cast<unsigned>(left)) - 1 : 0xffffffffu;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        uint32_t word = words[half] << 2 * q;
+        word |= __shfl_xor_sync(0xffffffffu, word, 1);
+        word |= __shfl_xor_sync(0xffffffffu, word, 2);
+        if (q == w % 4) mine[half] = word & inside;
       }
     }
-  }
-  const int64_t row_words = ceil_div(p.rows_b, 32);
+    if (w % 4 == 3 || w == kTiles / 4 - 1) {
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int64_t r = row + 8 * half;
-    uint32_t mine = 0;  // lane q of a quad stores words q, q + 4, ...
-#pragma unroll
-    for (int w = 0; w < kWords; ++w) {
-      uint32_t word = words[w][half] << 2 * q;
-      word |= __shfl_xor_sync(0xffffffffu, word, 1);
-      word |= __shfl_xor_sync(0xffffffffu, word, 2);
-      if (q == w % 4) mine = word;
-      const int64_t at = column / 32 + w / 4 * 4 + q, left = p.rows_b - 32 * at;  // columns from this word on
-      if ((w % 4 == 3 || w == kWords - 1) && q <= w % 4 && r < p.rows_a && at < row_words) {
-        const uint32_t inside = left < 32 ? (1u << static_cast<unsigned>(left)) - 1 : 0xffffffffu;
-        p.y[(member * p.rows_a + r) * row_words + at] = static_cast<int32_t>(mine & inside);
+      for (int half = 0; half < 2; ++half) {
+        const int64_t r = row + 8 * half, at = column / 32 + w / 4 * 4 + q;
+        if (q <= w % 4 && r < p.rows_a && at < row_words) {
+          p.y[(member * p.rows_a + r) * row_words + at] = static_cast<int32_t>(mine[half]);
+        }
       }
     }
   }

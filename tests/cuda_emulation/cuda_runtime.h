@@ -1,9 +1,8 @@
 // CUDA for the CPU, as much as fastbin's kernels use, to test their indexing and synchronisation without a GPU.
 //
-// Each thread of a block is a fiber; blocks run one after the other. A fiber runs until it waits
-// for others; which of those that can go on does so is drawn at random, and one warp of each block lags behind the
-// rest, so that a missing barrier shows as a wrong result. If nobody can go on, that is a deadlock and ends the
-// program.
+// Each thread of a block is a fiber; blocks run one after the other. A fiber runs until it waits for others; which of
+// those that can go on does so is drawn at random, and one warp of each block lags behind the rest, so that a missing
+// barrier shows as a wrong result. If nobody can go on, that is a deadlock and ends the program.
 #pragma once
 
 #include <cmath>
