@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
-from torch.func import grad, jvp, vmap
+from torch.func import grad, vmap
 from torch.nn import functional as F
 
 from fastbin.nn import Perceptron
@@ -63,7 +63,7 @@ class RelaxedLoss:
 
     def hessian_times(self, w: Tensor, v: Tensor) -> Tensor:
         """∇²L(w) v ``[d]``."""
-        product: Tensor = jvp(grad(self), (w,), (v,))[1]
+        product: Tensor = grad(lambda at: self.gradient(at) @ v)(w)
         return product
 
     def values(self, w: Tensor) -> Tensor:
