@@ -101,8 +101,9 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 WGMMA_SHAPES = [  # rows are whole 16-byte chunks
     (1, 1, 1, 128, 0),
-    (2, 100, 200, 700 + 64, 0),  # a block of the cluster without rows
-    (1, 300, 270, 6000, 0),  # beyond a tile each way, and the stages more than once around
+    (2, 100, 200, 700 + 64, 0),  # a tile for each of the two blocks; rows of y on 16 bytes
+    (1, 300, 270, 6000, 0),  # beyond a tile each way, three tiles a block, and the stages more than once around
+    (1, 130, 257, 1024, 0),  # odd rows of y
 ]
 
 
@@ -123,14 +124,17 @@ def test_bit_matmul(driver: Driver, kernel: str, shape: tuple[int, ...]) -> None
     y = driver(MATMULS[kernel], "bit_matmul", kernel, *sizes, words_a, words_b, unused, "out", 0, 0, 0, 0)
     assert_same(y.view(expected.shape), expected, "counts")
 
-    # Thresholds by the column, by the row (as a layer's norm makes them) and one for all; some equal a count.
+    # Thresholds by the column, by the row (as a layer's norm makes them), one for all, and each its own; some equal a
+    # count.
     columns = expected.double().mean(1).to(torch.int32)
     rows = expected.double().mean(2).to(torch.int32)
     one = expected.flatten()[:1].clone()
+    each = expected + torch.randint(-1, 2, expected.shape, dtype=torch.int32, generator=generator(3))
     for thresholds, view, strides in (
         (columns, columns[:, None, :], (rows_b, 0, 1)),
         (rows, rows[:, :, None], (rows_a, 1, 0)),
         (one, one, (0, 0, 0)),
+        (each, each, (rows_a * rows_b, rows_b, 1)),
     ):
         bits = driver(MATMULS[kernel], "bit_matmul", kernel, *sizes, words_a, words_b, thresholds, "out", 1, *strides)
         packed = numpy_words(expected > view)
@@ -139,7 +143,7 @@ def test_bit_matmul(driver: Driver, kernel: str, shape: tuple[int, ...]) -> None
 
 @pytest.mark.parametrize("capability", [80, 86, 89, 90, 100, 120])
 def test_every_capability_has_a_kernel(driver: Driver, capability: int) -> None:
-    a, b = random_bits((1, 20, 300), 9), random_bits((1, 30, 300), 10)
+    a, b = random_bits((1, 20, 1024), 9), random_bits((1, 30, 1024), 10)  # as long as wgmma wants rows to be
     operands = (numpy_words(a), numpy_words(b), torch.zeros(1, dtype=torch.int32))
     y = driver(capability, "bit_matmul", "auto", 1, 20, 30, operands[0].shape[-1], 0, *operands, "out", 0, 0, 0, 0)
     assert_same(y.view(1, 20, 30), product(a, b), capability)

@@ -1,9 +1,8 @@
 // CUDA for the CPU, as much as fastbin's kernels use, to test their indexing and synchronisation without a GPU.
 //
-// Each thread of a block (of a cluster of blocks, where a launch asks for one) is a fiber. A fiber runs until it waits
-// for others; which of those that can go on does so is drawn at random, and one warp of each block lags behind the
-// rest, so that a missing barrier shows as a wrong result. If nobody can go on, that is a deadlock and ends the
-// program.
+// Each thread of a block is a fiber; blocks run one after the other. A fiber runs until it waits for others; which of
+// those that can go on does so is drawn at random, and one warp of each block lags behind the rest, so that a missing
+// barrier shows as a wrong result. If nobody can go on, that is a deadlock and ends the program.
 #pragma once
 
 #include <cmath>
@@ -18,7 +17,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-#define __shared__ static  // blocks run one after the other; two blocks of a cluster use dynamic shared memory only
+#define __shared__ static
 #define __grid_constant__
 
 struct uint3 {
@@ -32,6 +31,9 @@ struct dim3 {
 struct alignas(8) int2 {
   int x, y;
 };
+struct alignas(16) int4 {
+  int x, y, z, w;
+};
 struct alignas(16) uint4 {
   uint32_t x, y, z, w;
 };
@@ -40,6 +42,7 @@ struct alignas(8) uint2 {
 };
 inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
 inline int2 make_int2(int x, int y) { return {x, y}; }
+inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
 
 extern uint3 threadIdx, blockIdx;
@@ -72,19 +75,15 @@ struct Copy {
 struct Thread {
   Warp* warp;
   Barrier* block_barrier;
-  Barrier* cluster_barrier;
-  std::vector<std::vector<uint32_t>>* shared;  // of each block of the cluster
-  int block;                                   // its own, in the cluster
-  int blocks;                                  // in the cluster
-  std::vector<std::vector<Copy>> groups;       // copies on their way, oldest first; the last group is open
-  unsigned exchanges;                          // with its warp, so far
+  std::vector<uint32_t>* shared;          // the block's dynamic shared memory
+  std::vector<std::vector<Copy>> groups;  // copies on their way, oldest first; the last group is open
+  unsigned exchanges;                     // with its warp, so far
 };
 extern Thread* self;
 
 void yield();     // let the others run, in a loop that looks for something to happen
 void progress();  // something has happened that such a loop may wait for
-void run(unsigned blocks, unsigned threads, std::size_t shared_bytes, unsigned cluster,
-         const std::function<void()>& kernel);
+void run(unsigned blocks, unsigned threads, std::size_t shared_bytes, const std::function<void()>& kernel);
 
 // Every lane gives up to eight words and then sees those of all lanes through `read`.
 template <typename Read>
@@ -100,14 +99,18 @@ auto with_warp(const uint32_t* words, int count, Read read) {
 inline void __syncthreads() { emulation::self->block_barrier->arrive_and_wait(static_cast<int>(blockDim.x)); }
 
 template <typename T>
-T __shfl_xor_sync(unsigned, T value, int mask) {
+T __shfl_sync(unsigned, T value, int lane) {
   static_assert(sizeof(T) == 4);
   uint32_t word;
   std::memcpy(&word, &value, 4);
-  word = emulation::with_warp(&word, 1,
-                              [&](auto& slots) { return slots[(threadIdx.x % 32) ^ static_cast<unsigned>(mask)][0]; });
+  word = emulation::with_warp(&word, 1, [&](auto& slots) { return slots[static_cast<unsigned>(lane) % 32][0]; });
   std::memcpy(&value, &word, 4);
   return value;
+}
+
+template <typename T>
+T __shfl_xor_sync(unsigned all, T value, int mask) {
+  return __shfl_sync(all, value, static_cast<int>(threadIdx.x) ^ mask);
 }
 
 inline unsigned __ballot_sync(unsigned, bool predicate) {
@@ -140,6 +143,10 @@ template <typename T>
 T __ldcs(const T* address) {
   return *address;
 }
+template <typename T>
+void __stcs(T* address, T value) {
+  *address = value;
+}
 
 // ------------------------------------------------------------------------------------------------------- the runtime
 
@@ -150,22 +157,11 @@ enum cudaDeviceAttr {
   cudaDevAttrComputeCapabilityMinor
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
-enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension };
 using cudaStream_t = void*;
-struct cudaLaunchAttribute {
-  cudaLaunchAttributeID id;
-  struct {
-    struct {
-      unsigned x, y, z;
-    } clusterDim;
-  } val;
-};
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   std::size_t dynamicSmemBytes;
   cudaStream_t stream;
-  cudaLaunchAttribute* attrs;
-  unsigned numAttrs;
 };
 
 extern int emulated_capability;       // times ten
@@ -193,8 +189,6 @@ cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int bytes) {
 }
 template <typename... Params, typename... Args>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...), Args... args) {
-  const unsigned cluster = config->numAttrs > 0 ? config->attrs[0].val.clusterDim.x : 1;
-  if (config->gridDim.x % cluster != 0) return cudaErrorInvalidValue;
-  emulation::run(config->gridDim.x, config->blockDim.x, config->dynamicSmemBytes, cluster, [&] { kernel(args...); });
+  emulation::run(config->gridDim.x, config->blockDim.x, config->dynamicSmemBytes, [&] { kernel(args...); });
   return cudaSuccess;
 }

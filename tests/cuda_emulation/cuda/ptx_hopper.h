@@ -13,21 +13,19 @@
 
 namespace fastbin::cuda {
 
+inline unsigned char* shared_bytes() { return reinterpret_cast<unsigned char*>(dynamic_shared()); }
+
 // An address in the block's dynamic shared memory.
 inline uint32_t shared_address(const void* shared) {
-  return static_cast<uint32_t>(static_cast<const char*>(shared) - reinterpret_cast<const char*>(dynamic_shared()));
-}
-
-inline unsigned char* shared_bytes_of(unsigned block) {
-  return reinterpret_cast<unsigned char*>((*emulation::self->shared)[block].data());
+  return static_cast<uint32_t>(static_cast<const unsigned char*>(shared) - shared_bytes());
 }
 
 inline uint32_t swizzled(uint32_t address) { return address ^ (address >> 7 & 7u) << 4; }
 
-inline unsigned cluster_rank() { return static_cast<unsigned>(emulation::self->block); }
-inline void cluster_sync() {
-  emulation::self->cluster_barrier->arrive_and_wait(emulation::self->blocks * static_cast<int>(blockDim.x));
-}
+template <int kRegisters>
+void give_registers() {}
+template <int kRegisters>
+void take_registers() {}
 
 struct EmulatedBarrier {
   unsigned expected = 0, arrived = 0, phase = 0;
@@ -48,12 +46,6 @@ inline EmulatedBarrier& barrier_at(const void* address) {
   return barriers[address];
 }
 
-// The address of a place of this block in another one.
-template <typename T>
-T* in_block(T* here, unsigned block) {
-  return reinterpret_cast<T*>(shared_bytes_of(block) + shared_address(here));
-}
-
 inline void barrier_init(uint64_t* barrier, unsigned arrivals) {
   barrier_at(barrier) = EmulatedBarrier{};
   barrier_at(barrier).expected = arrivals;
@@ -65,8 +57,8 @@ inline void barrier_expect(uint64_t* barrier, unsigned bytes) {
   ++b.arrived;
   b.step();
 }
-inline void barrier_arrive(uint64_t* barrier, unsigned block) {
-  auto& b = barrier_at(in_block(barrier, block));
+inline void barrier_arrive(uint64_t* barrier) {
+  auto& b = barrier_at(barrier);
   ++b.arrived;
   b.step();
 }
@@ -74,27 +66,23 @@ inline void barrier_wait(uint64_t* barrier, unsigned parity) {
   while (barrier_at(barrier).phase % 2 == parity) emulation::yield();  // the phase of this parity is not over
 }
 
-inline void copy_box(uint32_t* shared, const TensorMap& map, int word, int row, int member, uint64_t* barrier,
-                     uint16_t blocks) {
+inline void copy_box(uint32_t* shared, const TensorMap& map, int word, int row, int member, uint64_t* barrier) {
   const uint32_t start = shared_address(shared);
   if (start % 1024 != 0) {
     std::fprintf(stderr, "a box must start on 1024 bytes\n");
     std::exit(3);
   }
-  for (unsigned block = 0; block < static_cast<unsigned>(emulation::self->blocks); ++block) {
-    if ((blocks >> block & 1) == 0) continue;
-    for (unsigned r = 0; r < map.box_rows; ++r) {
-      for (int w = 0; w < 32; ++w) {
-        const int64_t at_row = row + static_cast<int64_t>(r), at_word = word + w;
-        const bool inside = at_row < map.rows && at_word < map.words && member < map.population;
-        const uint32_t value = inside ? map.matrix[(member * map.rows + at_row) * map.words + at_word] : 0;
-        std::memcpy(shared_bytes_of(block) + swizzled(start + 128 * r + 4 * static_cast<unsigned>(w)), &value, 4);
-      }
+  for (unsigned r = 0; r < map.box_rows; ++r) {
+    for (int w = 0; w < 32; ++w) {
+      const int64_t at_row = row + static_cast<int64_t>(r), at_word = word + w;
+      const bool inside = at_row < map.rows && at_word < map.words && member < map.population;
+      const uint32_t value = inside ? map.matrix[(member * map.rows + at_row) * map.words + at_word] : 0;
+      std::memcpy(shared_bytes() + swizzled(start + 128 * r + 4 * static_cast<unsigned>(w)), &value, 4);
     }
-    auto& b = barrier_at(in_block(barrier, block));
-    b.bytes -= 128 * map.box_rows;
-    b.step();
   }
+  auto& b = barrier_at(barrier);
+  b.bytes -= 128 * map.box_rows;
+  b.step();
 }
 
 // What this thread's products do, by groups; the last group is open.
@@ -116,7 +104,7 @@ inline std::array<uint32_t, 8> row_of(uint64_t descriptor, unsigned row) {
   std::array<uint32_t, 8> words;
   for (unsigned w = 0; w < 8; ++w) {
     const uint32_t address = swizzled(start + row / 8 * stride + row % 8 * 128 + 4 * w);
-    std::memcpy(&words[w], shared_bytes_of(cluster_rank()) + address, 4);
+    std::memcpy(&words[w], shared_bytes() + address, 4);
   }
   return words;
 }
