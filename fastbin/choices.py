@@ -36,39 +36,28 @@ from torch import Tensor
 FILE = Path(__file__).parent / "choices.json"
 
 # The shape classes of each op that has more than one kernel on a GPU, and the implementations that each class has.
-# "vector": so few samples that their bit planes fit in the registers of csrc/cuda/bit_linear_vector.cu.
+# "vector": so few samples that csrc/cuda/bit_linear_vector.cu reads the weights once.
 SHAPE_CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
     "bit_linear": {"vector": ("cpp", "triton"), "matrix": ("triton",)},
     "bit_matmul": {"small": ("cpp", "triton"), "large": ("cpp", "triton")},
 }
 
-VECTOR_TILES = 16  # of eight bit planes, what the matrix-vector kernel takes
+VECTOR_SAMPLES = 16
 SMALL_OUTPUTS = 1 << 16  # below this many outputs a product cannot fill a GPU
-
-
-def vector_tiles(x: Tensor) -> int:
-    """Tiles of eight bit planes that x ``[.., B, C]`` has: one a sample for int8, four a sample for floats."""
-    return x.shape[-2] * (1 if x.dtype == torch.int8 else 4)
 
 
 def shape_class(op: str, *args: Tensor) -> str:
     """The class, one of ``SHAPE_CLASSES[op]``, of a call with these tensors."""
     if op == "bit_linear":
-        return "vector" if vector_tiles(args[0]) <= VECTOR_TILES else "matrix"
+        return "vector" if args[0].shape[-2] <= VECTOR_SAMPLES else "matrix"
     a, b = args
     return "small" if a.shape[:-1].numel() * b.shape[-2] < SMALL_OUTPUTS else "large"
 
 
 @cache
 def serving(op: str, kind: str, device: int | None) -> tuple[str, ...]:
-    """The implementations that serve a shape class on a GPU; None: on those that have the most.
-
-    The matrix-vector bit_linear of CUDA C++ stands on products of bits, which tensor cores have up to capability 9.0.
-    """
-    names = SHAPE_CLASSES[op][kind]
-    if op == "bit_linear" and device is not None and torch.cuda.get_device_capability(device) >= (10, 0):
-        names = tuple(name for name in names if name != "cpp")
-    return names
+    """The implementations that serve a shape class on a GPU; None: on those that have the most. All do, on every device."""
+    return SHAPE_CLASSES[op][kind]
 
 
 @cache

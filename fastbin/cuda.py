@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastbin.choices import VECTOR_TILES, vector_tiles
+from fastbin.choices import VECTOR_SAMPLES
 from fastbin.reference import words_for
 
 try:
@@ -75,15 +75,17 @@ def bit_matmul_packed(a: Tensor, b: Tensor, thresholds: Tensor) -> Tensor:
 
 
 def bit_linear(x: Tensor, words: Tensor) -> Tensor:
-    """``x @ wᵀ`` for a few samples, as `fastbin.reference.bit_linear`; an input is rounded to 2^-32 of its chunk's largest.
+    """``x @ wᵀ`` for a few samples, as `fastbin.reference.bit_linear`.
+
+    An input of 16 bits is rounded to 2^-23 of the largest of its chunk of 512 (from 3 samples on to 2^-31), one of float32
+    to 2^-31 of it (from 2 samples on to 2^-24 of itself and 2^-41 of the largest).
 
     Raises:
-        ValueError: x has more samples than the kernel takes, 4 of floats or 16 of int8.
+        ValueError: x has more than 16 samples.
     """
-    if vector_tiles(x) > VECTOR_TILES:
+    if x.shape[-2] > VECTOR_SAMPLES:
         raise ValueError(
-            f"the cpp implementation of bit_linear takes up to 4 samples of floats or 16 of int8, got {list(x.shape)} "
-            f"{x.dtype}"
+            f"the cpp implementation of bit_linear takes up to {VECTOR_SAMPLES} samples, got {list(x.shape)} {x.dtype}"
         )
     x, words = x.contiguous(), words.contiguous()
     dtype = torch.int32 if x.dtype == torch.int8 else x.dtype
@@ -93,6 +95,5 @@ def bit_linear(x: Tensor, words: Tensor) -> Tensor:
         return y.zero_()
     if y.numel():
         sizes = (_members(x), x.shape[-2], words.shape[-2], x.shape[-1], _SCALARS[x.dtype])
-        workspace = words.new_empty(_cuda.bit_linear_workspace(*sizes))
-        _cuda.bit_linear_vector(x.data_ptr(), words.data_ptr(), y.data_ptr(), workspace.data_ptr(), *sizes, *queue)
+        _cuda.bit_linear_vector(x.data_ptr(), words.data_ptr(), y.data_ptr(), *sizes, *queue)
     return y
