@@ -434,9 +434,10 @@ void run(const BitLinear& p, const Queue& queue, const Shape& shape, int capable
   // What fills half of L2 will not be there at the next call, and need not push out the rest.
   const int64_t bytes = 4 * p.population * p.rows * p.words();
   cut.w_leaves_first = 2 * bytes > attribute(cudaDevAttrL2CacheSize, queue.device, shape);
-  launch_clusters(shape, bit_linear_vector_kernel<kBytes, kWay, kColumns>, blocks(), static_cast<unsigned>(32 * cut.warps),
-         static_cast<std::size_t>(cut.warps * kWarpBytes + cut.panel_stages * kStageBytes),
-         static_cast<unsigned>(cut.cluster), queue, p, cut);
+  launch_clusters(shape, bit_linear_vector_kernel<kBytes, kWay, kColumns>, blocks(),
+                  static_cast<unsigned>(32 * cut.warps),
+                  static_cast<std::size_t>(cut.warps * kWarpBytes + cut.panel_stages * kStageBytes),
+                  static_cast<unsigned>(cut.cluster), queue, p, cut);
 }
 
 }  // namespace
