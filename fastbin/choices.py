@@ -40,9 +40,11 @@ FILE = Path(__file__).parent / "choices.json"
 SHAPE_CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
     "bit_linear": {"vector": ("cpp", "triton"), "matrix": ("triton",)},
     "bit_matmul": {"small": ("cpp", "triton"), "large": ("cpp", "triton")},
+    "mask_grad_update_": {"few": ("cpp", "triton"), "many": ("cpp", "triton")},
 }
 
 VECTOR_TILES = 16  # of eight bit planes, what the matrix-vector kernel takes
+FEW_SAMPLES = 1024  # up to here an update moves its scores and moments for longer than its gradient takes
 SMALL_OUTPUTS = 1 << 16  # below this many outputs a product cannot fill a GPU
 
 
@@ -51,10 +53,12 @@ def vector_tiles(x: Tensor) -> int:
     return x.shape[-2] * (1 if x.dtype == torch.int8 else 4)
 
 
-def shape_class(op: str, *args: Tensor) -> str:
-    """The class, one of ``SHAPE_CLASSES[op]``, of a call with these tensors."""
+def shape_class(op: str, *args: Any) -> str:
+    """The class, one of ``SHAPE_CLASSES[op]``, of a call with these arguments."""
     if op == "bit_linear":
         return "vector" if vector_tiles(args[0]) <= VECTOR_TILES else "matrix"
+    if op == "mask_grad_update_":
+        return "few" if args[1].shape[-2] <= FEW_SAMPLES else "many"
     a, b = args
     return "small" if a.shape[:-1].numel() * b.shape[-2] < SMALL_OUTPUTS else "large"
 

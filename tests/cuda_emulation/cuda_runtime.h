@@ -32,10 +32,18 @@ struct dim3 {
 struct alignas(8) int2 {
   int x, y;
 };
+struct alignas(8) float2 {
+  float x, y;
+};
 struct alignas(16) uint4 {
   uint32_t x, y, z, w;
 };
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
 inline int2 make_int2(int x, int y) { return {x, y}; }
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
 
 extern uint3 threadIdx, blockIdx;
@@ -93,17 +101,30 @@ auto with_warp(const uint32_t* words, int count, Read read) {
 
 }  // namespace emulation
 
+template <typename T>
+T min(T a, T b) {
+  return b < a ? b : a;
+}
+template <typename T>
+T max(T a, T b) {
+  return a < b ? b : a;
+}
+
 inline void __syncthreads() { emulation::self->block_barrier->arrive_and_wait(static_cast<int>(blockDim.x)); }
 
 template <typename T>
-T __shfl_xor_sync(unsigned, T value, int mask) {
+T __shfl_sync(unsigned, T value, int lane) {
   static_assert(sizeof(T) == 4);
   uint32_t word;
   std::memcpy(&word, &value, 4);
-  word = emulation::with_warp(&word, 1,
-                              [&](auto& slots) { return slots[(threadIdx.x % 32) ^ static_cast<unsigned>(mask)][0]; });
+  word = emulation::with_warp(&word, 1, [&](auto& slots) { return slots[static_cast<unsigned>(lane) % 32][0]; });
   std::memcpy(&value, &word, 4);
   return value;
+}
+
+template <typename T>
+T __shfl_xor_sync(unsigned all, T value, int mask) {
+  return __shfl_sync(all, value, static_cast<int>(threadIdx.x) ^ mask);
 }
 
 inline unsigned __ballot_sync(unsigned, bool predicate) {
@@ -129,9 +150,31 @@ inline uint32_t __float_as_uint(float value) {
 }
 inline int __float2int_rn(float value) { return static_cast<int>(std::nearbyint(value)); }
 inline int __popc(unsigned word) { return __builtin_popcount(word); }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
 template <typename T>
 T __ldcs(const T* address) {
   return *address;
+}
+template <typename T>
+void __stcs(T* address, T value) {
+  *address = value;
+}
+// Bytes of b and a, numbered from the lowest of a, that the digits of `selector` name.
+inline uint32_t __byte_perm(uint32_t a, uint32_t b, uint32_t selector) {
+  const uint64_t bytes = uint64_t{b} << 32 | a;
+  uint32_t result = 0;
+  for (unsigned i = 0; i < 4; ++i) {
+    result |= static_cast<uint32_t>(bytes >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
+  }
+  return result;
+}
+inline unsigned long long atomicAdd(unsigned long long* address, unsigned long long value) {
+  const unsigned long long before = *address;
+  *address += value;
+  return before;
 }
 
 // ------------------------------------------------------------------------------------------------------- the runtime

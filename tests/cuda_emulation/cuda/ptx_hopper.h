@@ -97,15 +97,9 @@ inline void copy_box(uint32_t* shared, const TensorMap& map, int word, int row, 
   }
 }
 
-struct Product {
-  int32_t (*d)[4];
-  uint64_t a, b;
-  bool accumulate;
-};
-
 // This thread's products, by groups; the last group is open.
-inline std::vector<std::vector<Product>>& products() {
-  static std::map<const emulation::Thread*, std::vector<std::vector<Product>>> of;
+inline std::vector<std::vector<std::function<void()>>>& products() {
+  static std::map<const emulation::Thread*, std::vector<std::vector<std::function<void()>>>> of;
   auto& mine = of[emulation::self];
   if (mine.empty()) mine.emplace_back();
   return mine;
@@ -127,16 +121,47 @@ inline std::array<uint32_t, 8> row_of(uint64_t descriptor, unsigned row) {
   return words;
 }
 
-inline void multiply(const Product& product) {
+inline void multiply_bits(int32_t (&d)[32][4], uint64_t a, uint64_t b, bool accumulate) {
   const unsigned warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-  const std::array<uint32_t, 8> rows[2] = {row_of(product.a, 16 * warp + lane / 4),
-                                           row_of(product.a, 16 * warp + lane / 4 + 8)};
+  const std::array<uint32_t, 8> rows[2] = {row_of(a, 16 * warp + lane / 4), row_of(a, 16 * warp + lane / 4 + 8)};
   for (unsigned t = 0; t < 32; ++t) {
     for (unsigned i = 0; i < 4; ++i) {
-      const auto column = row_of(product.b, 8 * t + 2 * (lane % 4) + i % 2);
-      int32_t sum = product.accumulate ? product.d[t][i] : 0;
+      const auto column = row_of(b, 8 * t + 2 * (lane % 4) + i % 2);
+      int32_t sum = accumulate ? d[t][i] : 0;
       for (unsigned w = 0; w < 8; ++w) sum += __popc(rows[i / 2][w] & column[w]);
-      product.d[t][i] = sum;
+      d[t][i] = sum;
+    }
+  }
+}
+
+// Sixteen numbers (of the sum) of a row of the matrix that a descriptor names, rows being contiguous: panels of 64, whose
+// eight 128-byte lines are eight numbers of the sum.
+template <bool kHalf>
+std::array<double, 16> numbers_of(uint64_t descriptor, unsigned row) {
+  const auto start = static_cast<uint32_t>(descriptor & 0x3fff) * 16;
+  const auto panel = static_cast<uint32_t>(descriptor >> 16 & 0x3fff) * 16;
+  const auto lines = static_cast<uint32_t>(descriptor >> 32 & 0x3fff) * 16;
+  std::array<double, 16> numbers;
+  for (unsigned k = 0; k < 16; ++k) {
+    const uint32_t address = swizzled(start + row / 64 * panel + k / 8 * lines + k % 8 * 128 + row % 64 * 2);
+    uint16_t bits;
+    std::memcpy(&bits, shared_bytes_of(cluster_rank()) + address, 2);
+    numbers[k] = kHalf ? float_of_half(bits) : __uint_as_float(uint32_t{bits} << 16);
+  }
+  return numbers;
+}
+
+template <bool kHalf>
+void multiply_numbers(float (&d)[16][4], uint64_t a, uint64_t b) {
+  const unsigned warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+  const std::array<double, 16> rows[2] = {numbers_of<kHalf>(a, 16 * warp + lane / 4),
+                                          numbers_of<kHalf>(a, 16 * warp + lane / 4 + 8)};
+  for (unsigned t = 0; t < 16; ++t) {
+    for (unsigned i = 0; i < 4; ++i) {
+      const auto column = numbers_of<kHalf>(b, 8 * t + 2 * (lane % 4) + i % 2);
+      double sum = d[t][i];
+      for (unsigned k = 0; k < 16; ++k) sum += rows[i / 2][k] * column[k];
+      d[t][i] = static_cast<float>(sum);
     }
   }
 }
@@ -147,14 +172,22 @@ template <int kPending>
 void wait_products() {
   auto& groups = products();
   while (groups.size() > kPending + 1) {
-    for (const auto& product : groups.front()) multiply(product);
+    for (const auto& product : groups.front()) product();
     groups.erase(groups.begin());
   }
   emulation::self->warp->barrier.arrive_and_wait(32);  // it is an instruction of the whole warp
 }
 
 inline void and_popcount_wgmma(int32_t (&d)[32][4], uint64_t a, uint64_t b, bool accumulate) {
-  products().back().push_back({d, a, b, accumulate});
+  products().back().push_back([&d, a, b, accumulate] { multiply_bits(d, a, b, accumulate); });
 }
+
+template <bool kHalf>
+void multiply_add_wgmma(float (&d)[16][4], uint64_t a, uint64_t b) {
+  products().back().push_back([&d, a, b] { multiply_numbers<kHalf>(d, a, b); });
+}
+
+// What is written to shared memory is seen at once.
+inline void fence_shared() {}
 
 }  // namespace fastbin::cuda
