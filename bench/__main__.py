@@ -1,4 +1,4 @@
-"""Run the benchmarks: ``python -m bench ops|update|step|scale|gpu|tune``."""
+"""Run the benchmarks: ``python -m bench ops|update|step|scale|spectra|gpu|tune``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.console import Console
 
 from bench import machine
 from bench import scale as scaling
+from bench import spectra as graphs
 from bench.cases import TABLES
 from bench.gpu import check_and_time
 from bench.gpu_tune import tune_all
@@ -129,6 +130,48 @@ def scale(*, max_edges: int = 28, quick: bool = False, plot: Path | None = None,
         scaling.plot(pairs, plot)
 
 
+def spectra(*, quick: bool = False, csv: Path | None = None, calls: int = 3) -> None:
+    """Spectra of networks: exact, estimated, and of a network of 10^5 units.
+
+    Args:
+        quick: small networks.
+        csv: also write the figures here.
+        calls: of each contender; medians are told.
+    """
+    exact, quadrature, large = (
+        ((78, 102, 102, 10), (100, 150, 150, 100), (640, 640))
+        if quick
+        else (graphs.EXACT, graphs.QUADRATURE, graphs.LARGE)
+    )
+    with Console(stderr=True).status("spectra"):
+        rows = [
+            graphs.exact(exact, 0.5, calls),
+            *(graphs.quadrature(quadrature, density, calls) for density in graphs.DENSITIES),
+            *graphs.large(large),
+        ]
+    facts = {**environment(), "threads": torch.get_num_threads()}
+    print_table(
+        f"spectra: medians, {', '.join(f'{key} {value}' for key, value in facts.items())}",
+        ("<what", "<units", "density", "s", "<against", "ratio", "error", "its estimate", "peak GB"),
+        [
+            (
+                row.what,
+                row.sizes,
+                f"{row.density:g}",
+                f"{row.seconds:.3g}",
+                row.peer,
+                *("" if x is None else f"{x:.3g}" for x in (row.ratio, row.error, row.estimate)),
+                "" if row.peak is None else f"{row.peak / 1e9:.2f}",
+            )
+            for row in rows
+        ],
+        "Normalised Laplacians. The error of exact spectra is the largest of any eigenvalue, of estimates Wasserstein-1. "
+        "Peaks are over what the process had before it made the network.",
+    )
+    if csv is not None:
+        write_csv(csv, [row.record() for row in rows])
+
+
 def gpu(*, csv: Path | None = None, write_choices: bool = False) -> None:
     """Every kernel on the GPU at hand: checked, then run under compute-sanitizer, then timed.
 
@@ -149,7 +192,7 @@ def tune(*, seconds: float = 240.0) -> None:
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    "ops": ops, "update": update, "step": step, "scale": scale, "gpu": gpu, "tune": tune
+    "ops": ops, "update": update, "step": step, "scale": scale, "spectra": spectra, "gpu": gpu, "tune": tune
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ TABLES: dict[str, tuple[Case, ...]] = {
         Product("bit_linear", 1, 16384, 16384),
         Product("bit_linear", 4096, 2048, 2048, dtype="int8"),
         Product("bit_linear_t", 4096, 2048, 2048),
+        Product("ternary_linear", 256, 2048, 2048),
+        Product("sign_linear", 256, 2048, 2048),
         Product("bit_matmul", 4096, 2048, 2048, dtype="bits"),
         Product("bit_matmul", 4096, 2048, 2048, dtype="bits", threads=1),
     ),

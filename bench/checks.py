@@ -129,7 +129,7 @@ def product_tolerance(x: Tensor, dense: Tensor, exact: Tensor) -> Tensor:
     asked of them, growing with √K past 4096. The result is then rounded to x's dtype once, and may be denormal.
     """
     info = torch.finfo(x.dtype)
-    accumulated = 1e-6 * max(1.0, x.shape[-1] / 4096) ** 0.5 * (x.double().abs() @ dense.double())
+    accumulated = 1e-6 * max(1.0, x.shape[-1] / 4096) ** 0.5 * (x.double().abs() @ dense.double().abs())
     return accumulated + info.eps / 2 * exact.abs() + info.smallest_normal * info.eps
 
 

@@ -1,7 +1,7 @@
 """Check and time the kernels on the GPU at hand: ``python -m bench gpu``, or ``python -m bench.gpu`` without tyro and rich.
 
-In this order: every kernel against the reference (a failure ends the run, without timings), compute-sanitizer's memcheck and
-racecheck over small shapes where it is installed, timings. Under eight minutes are meant.
+In this order: every kernel against the reference, and beside that over small shapes under compute-sanitizer's memcheck and
+racecheck where it is installed (a failure ends the run, without timings); then timings. Under eight minutes are meant.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,11 @@ import torch
 
 from bench import gpu_checks
 from bench.gpu_cases import Case, cases
+from bench.gpu_huge import run_huge
 from bench.gpu_timing import EventTimer, Limits, Timer, measure_limits
 
 SANITIZERS = ("memcheck", "racecheck")
-SANITIZER_SECONDS = 90
+SANITIZER_SECONDS = 150
 COLUMNS = (
     "op", "shape", "implementation", "cache", "ours_us", "peer", "peer_us", "ratio", "goal", "roofline", "goal_roofline",
     "rate", "goal_rate",
@@ -48,38 +51,42 @@ def require_gpu() -> str:
     )
 
 
-def sanitize() -> list[str]:
-    """Run the checks over small shapes under compute-sanitizer; what failed."""
+def sanitize(found: list[gpu_checks.Kernel]) -> list[str]:
+    """Run the checks over small shapes under compute-sanitizer, kernels and tools beside each other; what failed."""
     tool = shutil.which("compute-sanitizer")
     if tool is None:
         print("compute-sanitizer: not installed, not run")
         return []
-    failures = []
-    for check in SANITIZERS:
-        command = [
-            tool,
-            "--tool",
-            check,
-            "--error-exitcode",
-            "9",
-            sys.executable,
-            "-m",
-            "bench.gpu",
-            "--only-small-checks",
-        ]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=SANITIZER_SECONDS, check=False)
-        except subprocess.TimeoutExpired:
-            print(f"compute-sanitizer {check}: not finished within {SANITIZER_SECONDS} s")
-            continue
-        print(f"compute-sanitizer {check}: exit {done.returncode}, {(done.stdout.strip().splitlines() or [''])[-1]}")
-        if done.returncode:
-            failures.append(f"compute-sanitizer {check}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return failures
+    runs = [(check, f"{kernel.op}:{kernel.name}") for check in SANITIZERS for kernel in found]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return [failure for failure in pool.map(lambda run: _sanitize(tool, *run), runs) if failure]
+
+
+def _sanitize(tool: str, check: str, kernel: str) -> str:
+    """What compute-sanitizer finds in a kernel; nothing if it finds nothing."""
+    command = [
+        tool,
+        "--tool",
+        check,
+        "--error-exitcode",
+        "9",
+        sys.executable,
+        "-m",
+        "bench.gpu",
+        "--small-checks",
+        kernel,
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SANITIZER_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        print(f"compute-sanitizer {check}, {kernel}: not finished within {SANITIZER_SECONDS} s")
+        return ""
+    print(f"compute-sanitizer {check}, {kernel}: {(done.stdout.strip().splitlines() or [''])[-1]}")
+    return f"compute-sanitizer {check}, {kernel}: {done.stdout[-2000:]}{done.stderr[-2000:]}" if done.returncode else ""
 
 
 def time_case(case: Case, timer: Timer, limits: Limits) -> list[Row]:
-    """A row for each implementation and state of the cache, against the first peer; and one for each further peer."""
+    """A row for each implementation, state of the cache and peer; goals that are no ratio stand in the first peer's."""
     rows = []
     for cold in (False,) if case.steps else (False, True):
 
@@ -102,7 +109,7 @@ def time_case(case: Case, timer: Timer, limits: Limits) -> list[Row]:
                         "peer": peer,
                         "peer_us": theirs * 1e6,
                         "ratio": theirs / ours,
-                        "goal": case.goal if first else None,
+                        "goal": case.goals.get(peer),
                         "roofline": roofline or None,
                         "goal_roofline": case.goal_share if first else None,
                         "rate": case.operations / ours if case.goal_rate else None,
@@ -131,7 +138,7 @@ def missed(rows: Iterable[Row]) -> list[str]:
         for measured, goal in (("ratio", "goal"), ("roofline", "goal_roofline"), ("rate", "goal_rate")):
             got, wanted = row[measured], row[goal]
             if isinstance(wanted, float) and row["cache"] != "warm":
-                key = (row["op"], row["shape"], measured)
+                key = (row["op"], row["shape"], f"times {row['peer']}" if measured == "ratio" else measured)
                 value = got if isinstance(got, float) else 0.0
                 best[key] = (max(value, best.get(key, (0.0, 0.0))[0]), wanted)
     return [
@@ -166,12 +173,10 @@ def check_and_time(csv_path: Path | None, write_choices: bool) -> int:
     print(require_gpu())
     started = time.perf_counter()
     found = gpu_checks.kernels("cuda")
-    packed = gpu_checks.packed_product()
-    failures = gpu_checks.run(found)
-    if packed is not None:
-        failures += gpu_checks.run_packed(packed, "cuda")
-    failures += gpu_checks.run_captured("cuda")
-    failures = failures or sanitize()
+    with ThreadPoolExecutor(1) as beside:
+        sanitized = beside.submit(sanitize, found)
+        failures = gpu_checks.run_beside(found) + sanitized.result()
+    failures += run_huge(found)
     print(f"checks: {time.perf_counter() - started:.0f} s")
     if failures:
         print("no timings, because these failed:", *failures, sep="\n")
@@ -207,11 +212,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--write-choices", action="store_true", help="rewrite fastbin/choices.json by what was measured"
     )
-    parser.add_argument("--only-small-checks", action="store_true", help="what runs under compute-sanitizer")
+    parser.add_argument(
+        "--small-checks", metavar="OP:NAME", help="only these, of one kernel: what compute-sanitizer runs"
+    )
     given = parser.parse_args(arguments)
-    if given.only_small_checks:
+    if given.small_checks:
         require_gpu()
-        return 1 if gpu_checks.run(gpu_checks.kernels("cuda"), small=True) else 0
+        found = [kernel for kernel in gpu_checks.kernels("cuda") if f"{kernel.op}:{kernel.name}" == given.small_checks]
+        return 1 if not found or gpu_checks.run(found, small=True) else 0
     return check_and_time(given.csv, given.write_choices)
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import multiprocessing
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +27,9 @@ SMALL = ((1, 1, 1), (3, 31, 33), (5, 33, 65), (16, 64, 64))  # batch, rows, colu
 LARGE = ((17, 130, 257), (64, 257, 1031), (129, 515, 300), (2, 40, 5003), (1, 4099, 70), (130, 512, 1024))
 # Rows of whole 16-byte chunks, and tiles enough for bit_matmul's kernel of an H100; its last stage is not full.
 WIDE = (1700, 1400, 1920)
+# Rows of whole 16-byte chunks both ways, for wgmma: inputs halved between blocks, and several tiles to a block.
+CHUNKS = ((257, 528, 1360), (1100, 4112, 272))
+POPULATIONS = (None, 3)
 PRODUCT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
 RULES: tuple[Rule, ...] = (
     SGD(lr=0.5, tau=0.7, clip=0.6, momentum=0.9),
@@ -154,12 +159,12 @@ def _no_waiting(device: str) -> Iterator[None]:
             torch.cuda.set_sync_debug_mode("default")
 
 
-def run(found: list[Kernel], small: bool = False) -> list[str]:
+def run(found: list[Kernel], small: bool = False, populations: tuple[int | None, ...] = POPULATIONS) -> list[str]:
     """What fails, one line each; traces are printed."""
     failures = []
     for kernel in found:
         count = 0
-        for what, check in _checks(kernel, SMALL if small else SMALL + LARGE):
+        for what, check in _checks(kernel, SMALL if small else SMALL + LARGE, populations):
             count += 1
             try:
                 check()
@@ -172,15 +177,35 @@ def run(found: list[Kernel], small: bool = False) -> list[str]:
     return failures
 
 
+def run_beside(found: list[Kernel]) -> list[str]:
+    """As `run`, and of the packed product and the captured step of a GPU, in as many processes as there are cores.
+
+    Most of the time goes into compiling what Triton compiles.
+    """
+    calls: list[tuple[Any, ...]] = [
+        (run, [kernel], False, (population,)) for kernel in found for population in POPULATIONS
+    ]
+    if any(kernel.device == "cuda" for kernel in found):
+        packed = packed_product()
+        calls += [(run_captured, "cuda"), *([] if packed is None else [(run_packed, packed, "cuda")])]
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        parts = [pool.submit(*call) for call in calls]
+        return [failure for part in parts for failure in part.result()]
+
+
 Check = tuple[str, Callable[[], None]]
 
 
-def _checks(kernel: Kernel, shapes: tuple[tuple[int, int, int], ...]) -> Iterator[Check]:
+def _checks(
+    kernel: Kernel, shapes: tuple[tuple[int, int, int], ...], populations: tuple[int | None, ...]
+) -> Iterator[Check]:
     kind = {"bit_linear": _product, "bit_linear_t": _product, "bit_matmul": _bit_matmul}.get(kernel.op)
     kind = kind or {"mask_update_": _update, "mask_grad_update_": _grad_update}.get(kernel.op, _moves)
     if kernel.op == "bit_matmul" and shapes != SMALL:
         shapes = (*shapes, WIDE)
-    for population in (None, 3):
+    if kernel.op in ("bit_linear", "bit_linear_t") and shapes != SMALL:
+        shapes = (*shapes, *CHUNKS)
+    for population in populations:
         for batch, rows, cols in shapes:
             for what, check in kind(kernel, population, batch, rows, cols):
                 yield f"{population or 'no'} members, {batch} x {rows} x {cols}{what}", check

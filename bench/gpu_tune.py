@@ -1,19 +1,24 @@
 """Tile shapes of the Triton kernels by measurement: ``python -m bench tune`` times candidates for kernels/configs.json.
 
 Only the entry of the GPU at hand is rewritten, and says from which card it comes. A candidate counts only if it gives what
-the shipped one gives. float16 takes what is best for bfloat16.
+the shipped one gives. float16 takes what is best for bfloat16. All candidates are compiled first, in as many processes as
+there are cores, then timed on a GPU that does nothing else.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import json
+import multiprocessing
+import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,13 +27,21 @@ from bench.gpu_timing import EventTimer, Timer
 
 SIZE = 4096  # rows and columns of the bits
 LARGEST = 4096  # the batch that stands for the class without a bound
+CANDIDATES = 32  # of a kernel, dtype and class of batches
 
 Config = dict[str, int]
 
 
-def candidates(kernel: str, dtype: str, shipped: Mapping[str, int]) -> Iterator[Config]:
-    """The shipped configuration, then its neighbours: tile sides, warps and stages around it."""
-    yield dict(shipped)
+class Place(NamedTuple):
+    """A configuration's place in an entry of configs.json."""
+
+    kernel: str
+    dtype: str
+    bound: str
+
+
+def candidates(kernel: str, shipped: Mapping[str, int]) -> list[Config]:
+    """The shipped configuration, then at most `CANDIDATES` of its neighbours: tile sides, warps and stages around it."""
     choices: dict[str, tuple[int, ...]] = {
         "block_out": (64, 128, 256),
         "block_batch": (16,) if shipped.get("block_batch") == 16 else (64, 128, 256),
@@ -44,41 +57,39 @@ def candidates(kernel: str, dtype: str, shipped: Mapping[str, int]) -> Iterator[
     }
     if kernel in ("bit_linear", "bit_linear_t"):
         choices["programs"] = tuple({shipped["programs"], 2 * shipped["programs"], shipped["programs"] // 2})
-    names = list(shipped)
-    for first, second in itertools.combinations(names, 2):
+    neighbours: list[Config] = []
+    for first, second in itertools.combinations(shipped, 2):
         for a, b in itertools.product(choices.get(first, ()), choices.get(second, ())):
             changed = {**shipped, first: a, second: b}
-            if changed != shipped:
-                yield changed
+            if changed != shipped and changed not in neighbours:
+                neighbours.append(changed)
+    random.Random(0).shuffle(neighbours)
+    return [dict(shipped), *neighbours[:CANDIDATES]]
 
 
-def best(
-    call: Callable[[Config], Tensor], options: Iterator[Config], timer: Timer, until: float
-) -> tuple[Config, float]:
-    """The fastest of `options`, of which the first is the truth, and its seconds; what cannot be compiled loses."""
-    shipped = next(options)
-    truth, winner, fastest = call(shipped), shipped, timer.seconds(lambda _: call(shipped), cold=True)
-    seen = [shipped]
-    for option in options:
-        if time.perf_counter() > until:
-            break
-        if option in seen:
-            continue
-        seen.append(option)
-        seconds = _seconds(call, option, truth, timer)
-        if seconds < fastest:
-            winner, fastest = option, seconds
-    return winner, fastest
+def best(call: Callable[[Config], Tensor], options: list[Config], timer: Timer) -> tuple[Config, float]:
+    """The fastest of `options`, of which the first is the truth, and its seconds; what does not run loses."""
+    truth = call(options[0])
+    took = [_seconds(call, option, truth, timer) for option in options]
+    fastest = min(range(len(options)), key=took.__getitem__)
+    return options[fastest], took[fastest]
 
 
-def _seconds(call: Callable[[Config], Tensor], option: Config, truth: Tensor, timer: Timer) -> float:
-    """Seconds of a candidate; infinity if the GPU lacks the memory or registers for it, or its result is another."""
+def _result(call: Callable[[Config], Tensor], option: Config) -> Tensor | None:
+    """What a candidate gives; None if it cannot be compiled, or the GPU lacks the memory or registers for it."""
     from triton.compiler.errors import CompilationError
     from triton.runtime.errors import OutOfResources, PTXASError
 
     try:
-        got = call(option)
+        return call(option)
     except (OutOfResources, CompilationError, PTXASError):
+        return None
+
+
+def _seconds(call: Callable[[Config], Tensor], option: Config, truth: Tensor, timer: Timer) -> float:
+    """Seconds of a candidate; infinity if it does not run, or its result is another."""
+    got = _result(call, option)
+    if got is None:
         return float("inf")
     if not torch.allclose(got.double(), truth.double(), rtol=1e-2, atol=1e-2 * float(truth.double().abs().max())):
         print(f"wrong with {option}: the shipped configuration gives another result", file=sys.stderr)
@@ -124,41 +135,68 @@ def _calls(kernel: str, dtype: torch.dtype, batch: int, device: str) -> Callable
     return update
 
 
-def tune_all(seconds: float, path: Path | None = None) -> None:
-    """Tune the entry of the GPU at hand for `seconds` at most, and write it to configs.json, or to `path`."""
-    if not torch.cuda.is_available():
-        sys.exit(f"bench tune needs a CUDA device, and torch {torch.__version__} finds none")
+@contextlib.contextmanager
+def _caller(place: Place) -> Iterator[Callable[[Config], Tensor]]:
+    """Calls of a place's kernel by one configuration or another, on operands of their own."""
     from fastbin.kernels import configs, mask_grad_update
 
+    shipped = mask_grad_update.fused_pays, configs.find
+    batch = LARGEST if place.bound == configs.UNBOUNDED else int(place.bound)
+    call = _calls(place.kernel, getattr(torch, place.dtype), batch, "cuda")
+
+    def run(config: Config) -> Tensor:
+        configs.find = lambda *_: config
+        return call()
+
+    mask_grad_update.fused_pays = lambda *_: True
+    try:
+        yield run
+    finally:
+        mask_grad_update.fused_pays, configs.find = shipped
+
+
+def _compiles(place: Place, option: Config) -> bool:
+    """Whether a candidate can be compiled and launched; from then on Triton has it in its cache."""
+    with _caller(place) as call:
+        return _result(call, option) is not None
+
+
+def tune_all(seconds: float, path: Path | None = None) -> None:
+    """Tune the entry of the GPU at hand for about `seconds` at most, and write it to configs.json, or to `path`."""
+    if not torch.cuda.is_available():
+        sys.exit(f"bench tune needs a CUDA device, and torch {torch.__version__} finds none")
+    from fastbin.kernels import configs
+
+    started = time.perf_counter()
     major, minor = torch.cuda.get_device_capability()
     name = f"sm_{major}{minor}"
     table = copy.deepcopy(configs.table())
     entry: Any = copy.deepcopy(table[configs.device_name(0)])
     entry["origin"] = torch.cuda.get_device_name()
-    timer, until = EventTimer(), time.perf_counter() + seconds
-    places = [
-        (kernel, dtype, bound)
+    options = {
+        Place(kernel, dtype, bound): candidates(kernel, shipped)
         for kernel, dtypes in entry.items() if kernel != "origin"
-        for dtype, classes in dtypes.items() if dtype != "float16" for bound in classes
-    ]  # fmt: skip
-    fused = mask_grad_update.fused_pays
-    mask_grad_update.fused_pays = lambda *_: True
-    shipped_find = configs.find
-    try:
-        for i, (kernel, dtype, bound) in enumerate(places):
-            call = _calls(kernel, getattr(torch, dtype), LARGEST if bound == configs.UNBOUNDED else int(bound), "cuda")
-
-            def run(config: Config, call: Callable[[], Tensor] = call) -> Tensor:
-                configs.find = lambda *_: config
-                return call()
-
-            options = candidates(kernel, dtype, entry[kernel][dtype][bound])
-            share = until - time.perf_counter()
-            winner, took = best(run, options, timer, time.perf_counter() + max(share, 0) / (len(places) - i))
-            print(f"{kernel} {dtype} {bound}: {took * 1e6:.1f} µs with {winner}", flush=True)
-            entry[kernel][dtype][bound] = winner
-    finally:
-        mask_grad_update.fused_pays, configs.find = fused, shipped_find
+        for dtype, classes in dtypes.items() if dtype != "float16"
+        for bound, shipped in classes.items()
+    }  # fmt: skip
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        # The candidates of all places in turn, so that where time runs out each place has some.
+        turns = itertools.zip_longest(*([(place, option) for option in some] for place, some in options.items()))
+        tried = {pool.submit(_compiles, *one): one for turn in turns for one in turn if one is not None}
+        wait(tried, timeout=0.6 * seconds)
+        pool.shutdown(cancel_futures=True)
+    compiled = [one for future, one in tried.items() if not future.cancelled() and future.result()]
+    print(f"{len(compiled)} of {len(tried)} candidates compiled in {time.perf_counter() - started:.0f} s", flush=True)
+    timer = EventTimer()
+    for place, some in options.items():
+        if time.perf_counter() - started > seconds:
+            print(f"{' '.join(place)}: no time left, not tuned")
+            continue
+        with _caller(place) as call:
+            shipped, *others = some
+            winner, took = best(call, [shipped, *(o for o in others if (place, o) in compiled)], timer)
+        print(f"{' '.join(place)}: {took * 1e6:.1f} µs with {winner}", flush=True)
+        entry[place.kernel][place.dtype][place.bound] = winner
     for dtypes in entry.values():
         if "float16" in dtypes:
             dtypes["float16"] = dtypes["bfloat16"]

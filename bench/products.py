@@ -1,4 +1,4 @@
-"""The products, each against others' products with the same {0,1} matrix."""
+"""The products, each against others' products with the same matrix."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ FEW = 8  # samples up to which the limit is reading the bits
 # instructions are the limit). Bits with bits: csrc/README.md counts 384
 # products a cycle for AVX2 against 16 multiply-adds; for AVX-512, 512 products in three operations, 341 against 16.
 LOOKUP = {"fp32": 5.0, "int8": 10.0}
+TERNARY = 2  # products with bits in one with a ternary matrix
 BITS = {"avx2": 24.0, "avx512": 21.3}
 
 DENSE: dict[str, peers.Factory] = {
@@ -40,25 +41,32 @@ WEIGHTS_ONLY: dict[str, peers.Factory] = {
 
 @dataclass(frozen=True)
 class Product(Case):
-    """`bit_linear`, `bit_linear_t` (x is ``[batch, outputs]`` there) or `bit_matmul`."""
+    """`bit_linear`, `bit_linear_t` (x is ``[batch, outputs]`` there), `bit_matmul`, `ternary_linear` or `sign_linear`."""
 
     def limit(self) -> float | None:
         if self.dtype == "bits":
             advantage = BITS.get(_cpu.isa())
             return None if advantage is None else self.batch * self.edges / (advantage * machine.fma_rate())
         size = {"fp32": 4, "int8": 1}[self.dtype]
+        products = TERNARY if self.op == "ternary_linear" else 1
         if self.batch <= FEW:
-            return machine.read_seconds(self.edges // 8 + self.batch * (size * self.inputs + 4 * self.outputs))
-        return self.batch * self.edges / (LOOKUP[self.dtype] * machine.fma_rate())
+            return machine.read_seconds(
+                products * self.edges // 8 + self.batch * (size * self.inputs + 4 * self.outputs)
+            )
+        return products * self.batch * self.edges / (LOOKUP[self.dtype] * machine.fma_rate())
 
     def contenders(self) -> Mapping[str, Callable[[], Contender]]:
         transposed = self.op == "bit_linear_t"
-        w = matrix((self.outputs, self.inputs), seed=1)
-        dense = numpy_bits(w.words, w.cols)
+        bits = [matrix((self.outputs, self.inputs), seed) for seed in ((1, 3) if self.op == "ternary_linear" else (1,))]
+        dense = numpy_bits(bits[0].words, self.inputs)
+        if self.op == "ternary_linear":
+            dense = dense.to(torch.int8) - numpy_bits(bits[1].words, self.inputs).to(torch.int8)
+        elif self.op == "sign_linear":
+            dense = 2 * dense.to(torch.int8) - 1
         dense = dense if transposed else dense.T
         x = self._x(dense.shape[0])
         truth = cache(partial(_truth, x, dense))
-        return {OURS: lambda: self._ours(x, w, dense)} | {
+        return {OURS: lambda: self._ours(x, bits, dense)} | {
             name: partial(_peer, factory, x, dense, truth) for name, factory in self._peers().items()
         }
 
@@ -68,6 +76,8 @@ class Product(Case):
         return values((self.batch, features), torch.int8 if self.dtype == "int8" else torch.float32, seed=2)
 
     def _peers(self) -> dict[str, peers.Factory]:
+        if self.op in ("ternary_linear", "sign_linear"):
+            return DENSE
         if self.dtype == "fp32":
             return DENSE | WEIGHTS_ONLY
         if self.dtype == "int8":
@@ -76,11 +86,11 @@ class Product(Case):
         one = {"numkong uint1": peers.numkong_bits} if self.threads == 1 else {}
         return {"torch fp32": peers.torch_fp32, "torch int8": peers.torch_int8} | one
 
-    def _ours(self, x: Tensor, w: BitMatrix, dense: Tensor) -> Contender:
+    def _ours(self, x: Tensor, bits: list[BitMatrix], dense: Tensor) -> Contender:
         operand = BitMatrix.pack(x) if self.dtype == "bits" else x
 
         def call() -> Tensor:
-            return getattr(ops, self.op)(operand, w)
+            return getattr(ops, self.op)(operand, *bits)
 
         def check() -> None:
             with poisoned():
@@ -104,8 +114,10 @@ def _peer(factory: peers.Factory, x: Tensor, dense: Tensor, truth: Callable[[], 
 
 
 def _truth(x: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
-    """``x @ dense`` and ``|x| @ dense`` in float64."""
-    parts = [(x.double() @ d, x.double().abs() @ d) for part in _chunks(dense) for d in (dense[:, part].double(),)]
+    """``x @ dense`` and ``|x| @ |dense|`` in float64."""
+    parts = [
+        (x.double() @ d, x.double().abs() @ d.abs()) for part in _chunks(dense) for d in (dense[:, part].double(),)
+    ]
     exact, size = (torch.cat(p, 1) for p in zip(*parts, strict=True))
     return exact, size
 

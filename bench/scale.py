@@ -53,7 +53,7 @@ class Point:
 
     @property
     def fits(self) -> bool:
-        return NEED[self.contender] * self.edges <= _memory("/proc/meminfo", "MemAvailable")
+        return NEED[self.contender] * self.edges <= memory("/proc/meminfo", "MemAvailable")
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def measure(ours: Point, before: Measured | None) -> tuple[Measured, Measured]:
         AssertionError: the losses of the first step differ.
     """
     if not ours.fits:
-        need, there = NEED["fastbin"] * ours.edges / 1e9, _memory("/proc/meminfo", "MemAvailable") / 1e9
+        need, there = NEED["fastbin"] * ours.edges / 1e9, memory("/proc/meminfo", "MemAvailable") / 1e9
         raise MemoryError(f"{ours.edges} edges may need {need:.2g} GB, {there:.2g} GB are there: lower --max-edges")
     dense = replace(ours, contender="dense torch")
     mine = _in_a_process(ours)
@@ -133,8 +133,8 @@ def _in_a_process(point: Point) -> Measured:
 def _measure_here(point: Point) -> Measured:
     torch.set_num_threads(point.threads)
     _start(replace(point, width=32, batch=8))  # loads what libraries load at first use
-    _forget_peak()
-    before = _memory("/proc/self/status", "VmRSS")
+    forget_peak()
+    before = memory("/proc/self/status", "VmRSS")
     step, state = _start(point)
     first = step()
     times: list[float] = []
@@ -142,7 +142,7 @@ def _measure_here(point: Point) -> Measured:
         started = time.perf_counter()
         step()
         times.append(time.perf_counter() - started)
-    peak = _memory("/proc/self/status", "VmHWM") - before
+    peak = memory("/proc/self/status", "VmHWM") - before
     return Measured(point, float(first), statistics.median(times), state, peak)
 
 
@@ -157,18 +157,18 @@ def _start(point: Point) -> tuple[Callable[[], Tensor], int]:
         search, rule = Search(config, widths), config.rule_at(0.0)
         return lambda: search.step(x, y, rule)[0], sum(t.nbytes for t in search.tensors().values())
     dense = DenseSearch([s for s in Search(config, widths).scores if s is not None], config.activation)
-    _forget_peak()  # that of the search whose scores are the start
+    forget_peak()  # that of the search whose scores are the start
     # Scores, weights, their gradients and Adam's two moments.
     return lambda: dense.step(x, y), sum(6 * s.nbytes for s in dense.scores)
 
 
-def _memory(file: str, field: str) -> int:
+def memory(file: str, field: str) -> int:
     """Bytes of a field in kB of a file in /proc."""
     lines = Path(file).read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
-def _forget_peak() -> None:
+def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew (proc(5))
 
 

@@ -3,6 +3,7 @@
 #include "bind_cuda.h"
 
 #include "cuda/bit_linear.h"
+#include "cuda/bit_linear_wgmma.h"
 #include "cuda/bit_matmul.h"
 
 namespace py = pybind11;
@@ -45,6 +46,17 @@ PYBIND11_MODULE(_cuda, m) {
       },
       py::call_guard<py::gil_scoped_release>(), py::arg("x"), py::arg("w"), py::arg("y"), py::arg("workspace"),
       py::arg("population"), py::arg("batch"), py::arg("rows"), py::arg("inputs"), py::arg("type"), py::arg("device"),
+      py::arg("stream"));
+  m.def(
+      "bit_linear_wgmma",
+      [](std::uintptr_t x, std::uintptr_t w, std::uintptr_t y, int64_t population, int64_t batch, int64_t inner,
+         int64_t outputs, Scalar type, bool transposed, int device, std::uintptr_t stream) {
+        bit_linear_wgmma({as<const void>(x), as<const uint32_t>(w), as<void>(y), population, batch, inner, outputs,
+                          type, transposed},
+                         {device, as<CUstream_st>(stream)});
+      },
+      py::call_guard<py::gil_scoped_release>(), py::arg("x"), py::arg("w"), py::arg("y"), py::arg("population"),
+      py::arg("batch"), py::arg("inner"), py::arg("outputs"), py::arg("type"), py::arg("transposed"), py::arg("device"),
       py::arg("stream"));
   bind_updates(m);
 }

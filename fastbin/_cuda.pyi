@@ -38,3 +38,16 @@ def bit_linear_vector(
     device: int,
     stream: int,
 ) -> None: ...
+def bit_linear_wgmma(
+    x: int,
+    w: int,
+    y: int,
+    population: int,
+    batch: int,
+    inner: int,
+    outputs: int,
+    type: Scalar,
+    transposed: bool,
+    device: int,
+    stream: int,
+) -> None: ...

@@ -46,7 +46,7 @@ TABLE: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
     ("transpose", "cuda"): (("triton", "fastbin.kernels.bits"),),
     ("popcount", "cuda"): (("triton", "fastbin.kernels.bits"),),
     ("bit_linear", "cuda"): (("triton", "fastbin.kernels.bit_linear"), _CUDA_CPP),
-    ("bit_linear_t", "cuda"): (("triton", "fastbin.kernels.bit_linear"),),
+    ("bit_linear_t", "cuda"): (("triton", "fastbin.kernels.bit_linear"), _CUDA_CPP),
     ("bit_matmul", "cuda"): (("triton", "fastbin.kernels.bit_matmul"), _CUDA_CPP),
     ("mask_update_", "cuda"): (("triton", "fastbin.kernels.mask_update"),),
     ("mask_grad_update_", "cuda"): (("triton", "fastbin.kernels.mask_grad_update"), _CUDA_UPDATES),

@@ -49,7 +49,7 @@ def backprop(net: WeightFreeNet, x: Tensor, y: Tensor) -> Pass:
     for i, w in enumerate(weights):
         inputs.append(h)
         a = ops.bit_matmul(h, w).to(x.dtype) if isinstance(h, BitMatrix) else ops.bit_linear(h, w)
-        if net.norm == "layer":
+        if net.norm_of(i) == "layer":
             z, *moments = _aten.native_layer_norm.default(a, [w.rows], None, None, LAYER_NORM_EPS)
         else:
             z, moments = a / math.sqrt(w.cols), []
@@ -67,7 +67,7 @@ def backprop(net: WeightFreeNet, x: Tensor, y: Tensor) -> Pass:
         w, (z, moments) = weights[i], normed[i]
         if i < len(weights) - 1:
             g = _through_activation(net.activation, ops.bit_linear_t(g, weights[i + 1]), z, inputs[i + 1])
-        if net.norm == "layer":
+        if net.norm_of(i) == "layer":
             mask = [True, False, False]
             g = _aten.native_layer_norm_backward.default(g, outputs[i], [w.rows], *moments, None, None, mask)[0]
         else:

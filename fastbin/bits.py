@@ -8,12 +8,21 @@ import torch
 from torch import Tensor
 
 from fastbin import library
-from fastbin.reference import WORD_BITS, words_for
+from fastbin.reference import WORD_BITS, refuse_first, words_for
 
 _PACKABLE = (
     torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
     torch.float16, torch.bfloat16, torch.float32, torch.float64,
 )  # fmt: skip
+
+
+def _packable(values: Any) -> Tensor:
+    t: Tensor = torch.as_tensor(values)
+    if t.dtype not in _PACKABLE:
+        raise TypeError(f"pack expects bool, integer or float values, got {t.dtype}")
+    if t.dim() not in (2, 3):
+        raise ValueError(f"pack expects shape [R, C] or [P, R, C], got {list(t.shape)}")
+    return t
 
 
 class BitMatrix:
@@ -45,14 +54,36 @@ class BitMatrix:
             TypeError: t is not numeric.
             ValueError: t has not 2 or 3 dimensions, a value is neither 0 nor 1 (without threshold) or NaN (with it).
         """
-        t = torch.as_tensor(t)
-        if t.dtype not in _PACKABLE:
-            raise TypeError(f"pack expects bool, integer or float values, got {t.dtype}")
-        if t.dim() not in (2, 3):
-            raise ValueError(f"pack expects shape [R, C] or [P, R, C], got {list(t.shape)}")
+        t = _packable(t)
         if threshold is not None and threshold != threshold:
             raise ValueError("threshold must be a number, got nan")
         return cls(library.pack(t, threshold), t.shape[-1])
+
+    @classmethod
+    def pack_ternary(cls, t: Any) -> tuple[BitMatrix, BitMatrix]:
+        """Where a tensor of values −1, 0 and 1 is 1, and where it is −1, as `fastbin.ops.ternary_linear` takes them.
+
+        Raises:
+            TypeError: t is not numeric.
+            ValueError: t has not 2 or 3 dimensions, or holds another value.
+        """
+        t = _packable(t)
+        plus, minus = t > 0, t < 0
+        refuse_first(t, t != plus.int() - minus.int(), "values of -1, 0 and 1")
+        return cls.pack(plus), cls.pack(minus)
+
+    @classmethod
+    def pack_signs(cls, t: Any) -> BitMatrix:
+        """The bits 1[t = 1] of a tensor of values −1 and 1, as `fastbin.ops.sign_linear` takes them.
+
+        Raises:
+            TypeError: t is not numeric.
+            ValueError: t has not 2 or 3 dimensions, or holds another value.
+        """
+        t = _packable(t)
+        plus = t > 0
+        refuse_first(t, t != 2 * plus.int() - 1, "values of -1 and 1")
+        return cls.pack(plus)
 
     @classmethod
     def from_words(cls, words: Tensor, cols: int) -> BitMatrix:

@@ -36,9 +36,11 @@ from torch import Tensor
 FILE = Path(__file__).parent / "choices.json"
 
 # The shape classes of each op that has more than one kernel on a GPU, and the implementations that each class has.
-# "vector": so few samples that their bit planes fit in the registers of csrc/cuda/bit_linear_vector.cu.
+# "vector": so few samples that their bit planes fit in the registers of csrc/cuda/bit_linear_vector.cu. "matrix": more, of
+# 16-bit floats or int8 in rows of whole 16-byte chunks, as csrc/cuda/bit_linear_wgmma.cu takes them. "other": the rest.
 SHAPE_CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
-    "bit_linear": {"vector": ("cpp", "triton"), "matrix": ("triton",)},
+    "bit_linear": {"vector": ("cpp", "triton"), "matrix": ("cpp", "triton"), "other": ("triton",)},
+    "bit_linear_t": {"matrix": ("cpp", "triton"), "other": ("triton",)},
     "bit_matmul": {"small": ("cpp", "triton"), "large": ("cpp", "triton")},
     "mask_grad_update_": {"few": ("cpp", "triton"), "many": ("cpp", "triton")},
 }
@@ -53,10 +55,17 @@ def vector_tiles(x: Tensor) -> int:
     return x.shape[-2] * (1 if x.dtype == torch.int8 else 4)
 
 
+def whole_chunks(x: Tensor) -> bool:
+    """Whether x ``[.., B, C]`` has rows of whole 16-byte chunks, not of float32: what the copy engine and wgmma take."""
+    return x.dtype != torch.float32 and x.shape[-1] > 0 and x.shape[-1] * x.element_size() % 16 == 0
+
+
 def shape_class(op: str, *args: Any) -> str:
     """The class, one of ``SHAPE_CLASSES[op]``, of a call with these arguments."""
-    if op == "bit_linear":
-        return "vector" if vector_tiles(args[0]) <= VECTOR_TILES else "matrix"
+    if op == "bit_linear" and vector_tiles(args[0]) <= VECTOR_TILES:
+        return "vector"
+    if op in ("bit_linear", "bit_linear_t"):
+        return "matrix" if whole_chunks(args[0]) else "other"
     if op == "mask_grad_update_":
         return "few" if args[1].shape[-2] <= FEW_SAMPLES else "many"
     a, b = args
@@ -67,12 +76,15 @@ def shape_class(op: str, *args: Any) -> str:
 def serving(op: str, kind: str, device: int | None) -> tuple[str, ...]:
     """The implementations that serve a shape class on a GPU; None: on those that have the most.
 
-    The matrix-vector bit_linear of CUDA C++ stands on products of bits, which tensor cores have up to capability 9.0.
+    In CUDA C++, bit_linear of few samples stands on products of bits, which tensor cores have up to capability 9.0, and that
+    of many on wgmma, which only 9.0 has.
     """
     names = SHAPE_CLASSES[op][kind]
-    if op == "bit_linear" and device is not None and torch.cuda.get_device_capability(device) >= (10, 0):
-        names = tuple(name for name in names if name != "cpp")
-    return names
+    if device is None or op == "bit_matmul":
+        return names
+    capability = torch.cuda.get_device_capability(device)
+    served = capability == (9, 0) or (kind == "vector" and capability < (9, 0))
+    return names if served else tuple(name for name in names if name != "cpp")
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The command line: ``fastbin search``, ``fastbin eval`` and ``fastbin doctor``."""
+"""The command line: ``fastbin search``, ``eval``, ``compare``, ``spectra``, ``export`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -14,17 +14,23 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, TypeAlias, cast
 
 import tyro
 from rich.console import Console
 
-from fastbin import doctor, report
+from fastbin import compare_report, doctor, report
+from fastbin.baselines import KINDS
+from fastbin.bits import BitMatrix
+from fastbin.compare import QUICK, compare
 from fastbin.config import SearchConfig
 from fastbin.data import NAMES, load_dataset
+from fastbin.export import Input, export
 from fastbin.result import load_result
-from fastbin.runs import CHECKPOINT, read_config
+from fastbin.runs import CHECKPOINT, read_config, write_snapshot
 from fastbin.search import run_search
+from fastbin.spectra.distances import Metric
+from fastbin.spectra.graph import Signs
 
 DESCRIPTION = """Weight-free neural networks: classifiers whose weights are all 0 or 1.
 
@@ -52,6 +58,7 @@ class Search:
 
     Attributes:
         out: folder of the run; unset: runs/<dataset>-seed<seed>.
+        snapshots: also keep the bits after each epoch, for `fastbin spectra`.
         resume: go on from the folder's checkpoint; the flags not given are then those of the run.
         data_dir: folder of the named data sets; unset: FASTBIN_DATA, else fastbin in the user's cache folder.
     """
@@ -59,6 +66,7 @@ class Search:
     dataset: DatasetName
     config: Annotated[_Flags, tyro.conf.arg(name="")] = dataclasses.field(default_factory=_Flags)
     out: Path | None = None
+    snapshots: bool = False
     resume: bool = False
     data_dir: Path | None = None
 
@@ -73,10 +81,20 @@ class Search:
         if self.resume and not (self.folder / CHECKPOINT).exists():
             print(f"no checkpoint in {self.folder} yet: starting from the beginning", flush=True)
         console = Console()
+
+        def keep(epoch: int, weights: list[BitMatrix]) -> None:
+            write_snapshot(self.folder, epoch, weights, config, Path(self.dataset).stem)
+
         try:
             with report.progress(console, config.epochs) as on_epoch:
                 result = run_search(
-                    self.dataset, config, out=self.folder, resume=self.resume, data_dir=self.data_dir, on_epoch=on_epoch
+                    self.dataset,
+                    config,
+                    out=self.folder,
+                    resume=self.resume,
+                    data_dir=self.data_dir,
+                    on_epoch=on_epoch,
+                    on_bits=keep if self.snapshots else None,
                 )
         except KeyboardInterrupt:
             again = shlex.join(command if self.resume else [*command, "--resume"])
@@ -114,6 +132,108 @@ class Eval:
 
 
 @dataclass(frozen=True)
+class Compare:
+    """Compare weight-free networks with random, weight-agnostic, pruned, fully connected and other ones.
+
+    A comparison that was stopped goes on where it was when the same command is given again.
+
+    Attributes:
+        out: folder of the results and of the report.
+        data: names of data sets, or paths of .npz files.
+        seeds: number of seeds, the first one being --seed.
+        kinds: of network; unset: all.
+        quick: small networks on digits and breast_cancer; for a first look.
+        data_dir: folder of the named data sets; unset: FASTBIN_DATA, else fastbin in the user's cache folder.
+    """
+
+    out: Path
+    config: Annotated[_Flags, tyro.conf.arg(name="")] = dataclasses.field(default_factory=_Flags)
+    data: tuple[str, ...] = ("mnist", "fashion_mnist")
+    seeds: int = 5
+    kinds: tuple[str, ...] | None = None
+    quick: bool = False
+    data_dir: Path | None = None
+
+    def run(self, command: list[str]) -> int:
+        """Compare, report, and return the exit code: 1 if a run failed."""
+        given = {"data": self.data, "seeds": self.seeds, "config": SearchConfig.from_json(self.config.to_json())}
+        results = compare(
+            **{**given, **(QUICK if self.quick else {})},
+            out=self.out,
+            kinds=tuple(KINDS) if self.kinds is None else self.kinds,
+            data_dir=self.data_dir,
+            made_with=report.made_with(shlex.join(command)),
+            on_run=compare_report.tell,
+        )
+        compare_report.show(results, Console())
+        print(f"written to {self.out}")
+        return 1 if any(run["status"] == "failed" for run in results["runs"]) else 0
+
+
+@dataclass(frozen=True)
+class Spectra:
+    """Compare the networks of a folder as graphs, by the spectra of their Laplacians; write figures to DIR/spectra.
+
+    DIR is a folder of `fastbin compare`, whose report the result joins, of `fastbin search`, or one that holds folders of
+    searches.
+
+    Attributes:
+        signed: what real weights mean: absolute (|w|), signed (w, with degrees from |w|) or support (1 where w is not 0).
+        metric: distance between spectra.
+        exact_nodes: graphs of up to so many nodes have exact spectra, larger ones estimates by Lanczos quadrature.
+        json: print one JSON object.
+    """
+
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
+    signed: Signs = "absolute"
+    metric: Metric = "wasserstein"
+    exact_nodes: int = 4000
+    json: bool = False
+
+    def run(self, command: list[str]) -> int:
+        """Study, write, print, and return the exit code."""
+        from fastbin.spectra import story, study  # here: matplotlib is slow to import
+
+        def tell(what: str, number: int, total: int) -> None:
+            print(
+                f"spectra {number:{len(str(total))}}/{total}  {what}",
+                file=sys.stderr if self.json else None,
+                flush=True,
+            )
+
+        found = study.study(
+            self.folder, signed=self.signed, metric=self.metric, exact_nodes=self.exact_nodes, on_network=tell
+        )
+        written = story.write(self.folder, found, shlex.join(command))
+        if self.json:
+            print(json.dumps(found.to_json()))
+        else:
+            story.show(found)
+            print(f"written to {written}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a found network as a C file that needs nothing else (FILE ends in .c), or as ONNX (.onnx).
+
+    Attributes:
+        checkpoint: network.safetensors or checkpoint.safetensors of a run.
+        input: type of the raw samples that the exported network takes.
+    """
+
+    checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
+    input: Input = "float32"
+
+    def run(self, command: list[str]) -> int:
+        """Export, and return the exit code."""
+        export(load_result(self.checkpoint), self.file, self.input)
+        print(self.file)
+        return 0
+
+
+@dataclass(frozen=True)
 class Doctor:
     """Show versions, hardware and the kernels in force, and test each kernel against the reference.
 
@@ -133,6 +253,9 @@ class Doctor:
         return 1 if findings["faults"] else 0
 
 
+_Command: TypeAlias = Search | Eval | Compare | Spectra | Export | Doctor
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (`sys.argv` by default) and return its exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
@@ -148,7 +271,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except (ValueError, TypeError) as error:
         return _fail(error, 2)
-    except (RuntimeError, OSError, MemoryError) as error:  # RuntimeError: fastbin's own errors, and torch's
+    except (RuntimeError, OSError, MemoryError, ImportError) as error:  # RuntimeError: also fastbin's own, and torch's
         return _fail(error, 1)
 
 
@@ -164,14 +287,14 @@ def _run(args: list[str]) -> int:
     return command.run(["fastbin", *args])
 
 
-def _parse(args: list[str], default: Search | None = None) -> Search | Eval | Doctor:
+def _parse(args: list[str], default: Search | None = None) -> _Command:
     """The command that `args` stand for; raises ValueError, or SystemExit after printing help."""
     complaint = io.StringIO()
     defaults: dict[str, Any] = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(complaint):
-            parsed: Search | Eval | Doctor = tyro.cli(
-                cast("type[Search | Eval | Doctor]", Search | Eval | Doctor),
+            parsed: _Command = tyro.cli(
+                cast("type[_Command]", _Command),
                 prog="fastbin",
                 description=DESCRIPTION,
                 args=args,

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from fastbin.encodings import Encoding
 from fastbin.nn import Activation, Norm
 from fastbin.rules import SGD, Adam, Bop, Rule
 
@@ -19,7 +20,8 @@ DEFAULT_LR = {"sgd": 1.0, "adam": 0.01}
 DEFAULT_TAU = {"hard": (1.0, 1.0), "sample": (0.03, 0.03), "soft": (0.1, 0.02)}  # start and end
 
 _NUMBERS = (
-    "logit_scale", "lr", "lr_end", "tau", "tau_end", "clip", "momentum", "gamma", "threshold", "init_std", "validation",
+    "logit_scale", "lr", "lr_end", "tau", "tau_end", "clip", "momentum", "gamma", "threshold", "init_std", "input_dropout",
+    "validation",
 )  # fmt: skip
 
 
@@ -40,7 +42,10 @@ class SearchConfig:
     Attributes:
         hidden: units of each hidden layer.
         activation: of the hidden layers; with step they stay packed.
-        norm: layer (LayerNorm without parameters) or none (division by sqrt of the inputs).
+        norm: of the hidden layers: layer (LayerNorm without parameters) or none (division by sqrt of the inputs).
+        output_norm: of the output layer, likewise; unset: norm, but none for two classes (layer leaves only their order).
+        encoding: of the raw inputs, fixed: none, or upright (square images are moved to the centre of their mass and sheared
+            until strokes stand upright).
         logit_scale: constant factor on the outputs.
         activations: dtype of inputs, hidden layers and their derivatives (of the tensor cores of a GPU: bfloat16); scores,
             loss and validation stay float32.
@@ -58,6 +63,8 @@ class SearchConfig:
         gamma: adaptivity rate of bop.
         threshold: flip threshold of bop.
         init_std: standard deviation of the initial scores.
+        input_dropout: share of a training sample's standardised inputs that are set to 0, their mean, drawn anew each epoch;
+            the others are scaled up.
         epochs: passes over the training part.
         batch_size: samples a step.
         validation: share of the training part that is held out to choose the returned network; 0: the last one is returned.
@@ -69,6 +76,8 @@ class SearchConfig:
     hidden: tuple[int, ...] = (256, 256)
     activation: Activation = "relu"
     norm: Norm = "layer"
+    output_norm: Norm | None = None
+    encoding: Encoding = "none"
     logit_scale: float = 2.0
     activations: Activations = "float32"
     estimator: Literal["hard", "sample", "soft"] = "hard"
@@ -85,6 +94,7 @@ class SearchConfig:
     gamma: float = 1e-3
     threshold: float = 1e-4
     init_std: float = 0.3
+    input_dropout: float = 0.0
     epochs: int = 30
     batch_size: int = 64
     validation: float = 0.1
@@ -98,6 +108,7 @@ class SearchConfig:
         choices = {
             "activation": Activation,
             "norm": Norm,
+            "encoding": Encoding,
             "activations": Activations,
             "lr_schedule": Schedule,
             "tau_schedule": Schedule,
@@ -107,6 +118,10 @@ class SearchConfig:
         for name, choice in choices.items():
             if getattr(self, name) not in get_args(choice):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(choice))}, got {getattr(self, name)!r}")
+        if self.output_norm not in (None, *get_args(Norm)):
+            raise ValueError(
+                f"output_norm must be one of {', '.join(get_args(Norm))}, or unset, got {self.output_norm!r}"
+            )
         for n in self.hidden:
             _check("hidden", n, is_whole(n) and n >= 1, "whole numbers, at least 1")
         for name in ("epochs", "batch_size"):
@@ -124,7 +139,8 @@ class SearchConfig:
                 "a number",
             )
         _check("betas", self.betas, len(self.betas) == 2 and all(map(is_number, self.betas)), "two numbers")
-        _check("validation", self.validation, 0 <= self.validation < 1, "in [0, 1)")
+        for name in ("input_dropout", "validation"):
+            _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "in [0, 1)")
         _check("init_std", self.init_std, 0 < self.init_std < math.inf, "positive and finite")
         _check("lr_end", self.lr_end, 0 <= self.lr_end < math.inf, "at least 0 and finite")
         for name in ("tau", "tau_end", "logit_scale"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastbin.choices import VECTOR_TILES, vector_tiles
+from fastbin.choices import VECTOR_TILES, vector_tiles, whole_chunks
 from fastbin.reference import words_for
 
 try:
@@ -75,16 +75,47 @@ def bit_matmul_packed(a: Tensor, b: Tensor, thresholds: Tensor) -> Tensor:
 
 
 def bit_linear(x: Tensor, words: Tensor) -> Tensor:
-    """``x @ wᵀ`` for a few samples, as `fastbin.reference.bit_linear`; an input is rounded to 2^-32 of its chunk's largest.
+    """``x @ wᵀ``, as `fastbin.reference.bit_linear`.
 
     Raises:
-        ValueError: x has more samples than the kernel takes, 4 of floats or 16 of int8.
+        ValueError: x has more samples than 4 of floats or 16 of int8, and is float32 or not of whole 16-byte chunks.
+        RuntimeError: it has more samples than that and the device's compute capability is not 9.0.
     """
-    if vector_tiles(x) > VECTOR_TILES:
+    if vector_tiles(x) <= VECTOR_TILES:
+        return _bit_linear_vector(x, words)
+    return _product("bit_linear", x, words, words.shape[-2])
+
+
+def bit_linear_t(g: Tensor, words: Tensor, cols: int) -> Tensor:
+    """``g @ w``, as `fastbin.reference.bit_linear_t`.
+
+    Raises:
+        ValueError: g is float32, or its rows are not of whole 16-byte chunks.
+        RuntimeError: the device's compute capability is not 9.0.
+    """
+    return _product("bit_linear_t", g, words, cols)
+
+
+def _product(op: str, x: Tensor, words: Tensor, outputs: int) -> Tensor:
+    if not whole_chunks(x):
+        few = "up to 4 samples of floats or 16 of int8, and " if op == "bit_linear" else ""
         raise ValueError(
-            f"the cpp implementation of bit_linear takes up to 4 samples of floats or 16 of int8, got {list(x.shape)} "
-            f"{x.dtype}"
+            f"the cpp implementation of {op} takes {few}bfloat16, float16 or int8 in rows of whole 16-byte chunks, "
+            f"got {list(x.shape)} {x.dtype}"
         )
+    x, words = x.contiguous(), words.contiguous()
+    if x.data_ptr() % 16:  # a view into other memory
+        x = x.clone()
+    y = x.new_empty((*x.shape[:-1], outputs), dtype=torch.int32 if x.dtype == torch.int8 else x.dtype)
+    queue = _queue(x, words)
+    if y.numel():
+        sizes = (_members(x), *x.shape[-2:], outputs, _SCALARS[x.dtype], op == "bit_linear_t")
+        _cuda.bit_linear_wgmma(x.data_ptr(), words.data_ptr(), y.data_ptr(), *sizes, *queue)
+    return y
+
+
+def _bit_linear_vector(x: Tensor, words: Tensor) -> Tensor:
+    """``x @ wᵀ`` for a few samples; an input is rounded to 2^-32 of its chunk's largest."""
     x, words = x.contiguous(), words.contiguous()
     dtype = torch.int32 if x.dtype == torch.int8 else x.dtype
     y = x.new_empty((*x.shape[:-1], words.shape[-2]), dtype=dtype)

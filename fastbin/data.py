@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fastbin.arrays import Labels, check_inputs, check_labels, encode_labels
 from fastbin.data_files import CLASSES, SOURCES, DataError, load_files, read_idx, read_npz
+from fastbin.encodings import Encoding, encode
 
 __all__ = [
     "NAMES",
@@ -168,31 +169,34 @@ def split_validation(y: Tensor, fraction: float, seed: int) -> tuple[Tensor, Ten
 
 @dataclass(frozen=True, eq=False)
 class Standardizer:
-    """Centres and scales inputs by the mean and standard deviation of the training samples.
+    """Encodes inputs, then centres and scales them by the mean and standard deviation of the training samples.
 
     Attributes:
         mean: float32 [d].
         scale: float32 [d], the standard deviation over the samples, or 1 where a feature is constant.
+        encoding: of the raw inputs.
     """
 
     mean: Tensor
     scale: Tensor
+    encoding: Encoding = "none"
 
     @classmethod
-    def fit(cls, x: Any, pixels: bool) -> Standardizer:
+    def fit(cls, x: Any, pixels: bool, encoding: Encoding = "none") -> Standardizer:
         """Measure mean and scale, in float64.
 
         Args:
             x: training samples, as `check_inputs` takes them.
             pixels: one mean and scale over all values, else one a feature.
+            encoding: of the raw inputs.
 
         Returns:
             The standardiser, on x's device.
 
         Raises:
-            ValueError: as `check_inputs` does.
+            ValueError: as `check_inputs` and `fastbin.encodings.encode` do.
         """
-        values = check_inputs(x)
+        values = encode(encoding, check_inputs(x))
         # Float64 sums of equal float32 values are exact, and so is dividing them by their number (a multiplication by
         # 1/n is not): a constant feature has a spread of exactly 0.
         mean = values.sum(0, dtype=torch.float64) / len(values)
@@ -204,7 +208,7 @@ class Standardizer:
             variance = variance.mean().expand_as(mean)
         scale = variance.sqrt().float()
         scale = torch.where(scale == 0, 1.0, scale)
-        return cls(mean.float().contiguous(), scale)
+        return cls(mean.float().contiguous(), scale, encoding)
 
     def transform(self, x: Any) -> Tensor:
         """Standardise samples.
@@ -216,9 +220,9 @@ class Standardizer:
             float32 [n, d] on x's device.
 
         Raises:
-            ValueError: as `check_inputs` does.
+            ValueError: as `check_inputs` and `fastbin.encodings.encode` do.
         """
-        values = check_inputs(x, len(self.mean))
+        values = encode(self.encoding, check_inputs(x, len(self.mean)))
         return (values - self.mean.to(values.device)) / self.scale.to(values.device)
 
 

@@ -29,13 +29,14 @@ class Op:
     through torch's dispatcher costs more than a small kernel takes. Otherwise it goes through ``torch.ops.fastbin``.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, composed: Callable[..., Any] | None = None) -> None:
         self.name = name
+        self.composed = composed
         self.op = getattr(torch.ops.fastbin, name).default
 
     def __call__(self, *args: Any) -> Any:  # noqa: D102
         if not torch.compiler.is_compiling() and not _watched() and all(map(_plain, args)):
-            return backends.find(self.name, _device_type(args))(*args)
+            return (self.composed or backends.find(self.name, _device_type(args)))(*args)
         return self.op(*args)
 
 
@@ -62,8 +63,10 @@ def _device_type(args: tuple[Any, ...]) -> str:
     return "cpu" if on.is_cpu else str(on.device.type)
 
 
-def _define(schema: str, fake: Callable[..., Any], fits: Callable[..., bool]) -> Op:
-    """Define ``fastbin::<schema>`` with the backends' kernel and `fake`.
+def define(
+    schema: str, fake: Callable[..., Any], fits: Callable[..., bool], composed: Callable[..., Any] | None = None
+) -> Op:
+    """Define ``fastbin::<schema>`` with `fake` and the backends' kernel, or a function `composed` of other ops' kernels.
 
     The kernel raises ValueError unless `fits` holds for its arguments.
     """
@@ -73,16 +76,17 @@ def _define(schema: str, fake: Callable[..., Any], fits: Callable[..., bool]) ->
         if not fits(*args):
             given = ", ".join(f"{a.dtype} {list(a.shape)}" if isinstance(a, Tensor) else repr(a) for a in args)
             raise ValueError(f"fastbin::{name}: types or sizes of the arguments do not fit together: {given}")
-        return backends.find(name, _device_type(args))(*args)
+        return (composed or backends.find(name, _device_type(args)))(*args)
 
     tags = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order)
     _library.define(schema, tags=tags)
     _library.impl(name, kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastbin::{name}", fake, lib=_library)
-    return Op(name)
+    return Op(name, composed)
 
 
-def _product_dtype(x: Tensor) -> torch.dtype:
+def product_dtype(x: Tensor) -> torch.dtype:
+    """What a product of x has."""
     return torch.int32 if x.dtype == torch.int8 else x.dtype
 
 
@@ -94,12 +98,14 @@ def _fake_grad_update(scores: Tensor | None, gy: Tensor, x: Tensor, words: Tenso
     return words.new_empty(words.shape[:-2], dtype=torch.int64)
 
 
-def _holds(words: Tensor, cols: int) -> bool:
+def holds(words: Tensor, cols: int) -> bool:
+    """Whether words are those of a matrix of `cols` columns."""
     shape = words.shape
     return words.dtype == torch.int32 and 2 <= len(shape) <= 3 and shape[-1] == words_for(cols)
 
 
-def _same_members(a: Tensor, b: Tensor) -> bool:
+def same_members(a: Tensor, b: Tensor) -> bool:
+    """Whether two operands have the same population, or none."""
     if a.dim() == b.dim() == 2:
         return True
     return a.shape[:-2] == b.shape[:-2]
@@ -112,7 +118,7 @@ def _update_fits(scores: Tensor | None, words: Tensor, buffers: list[Tensor], *r
     return (
         (scores is None) == (rule == "bop")
         and len(buffers) == BUFFERS.get(rule)
-        and _holds(words, buffers[0].shape[-1])
+        and holds(words, buffers[0].shape[-1])
         and words.is_contiguous()
         and all(t.shape[:-1] == words.shape[:-1] and t.shape == buffers[0].shape for t in in_place)
         and all(t.dtype == torch.float32 and t.is_contiguous() for t in in_place)
@@ -139,54 +145,54 @@ def _mask_grad_update_fits(
         return False
     cols = buffers[0].shape[-1]
     return (
-        _same_members(gy, words)
-        and _same_members(x, words)
+        same_members(gy, words)
+        and same_members(x, words)
         and (gy.shape[-1], gy.shape[-2]) == (words.shape[-2], x.shape[-2])
-        and (_holds(x, cols) if x.dtype == torch.int32 else x.shape[-1] == cols)
+        and (holds(x, cols) if x.dtype == torch.int32 else x.shape[-1] == cols)
     )
 
 
-pack = _define(
+pack = define(
     "pack(Tensor x, float? threshold, bool check=True) -> Tensor",
     lambda x, threshold, check=True: x.new_empty((*x.shape[:-1], words_for(x.shape[-1])), dtype=torch.int32),
     lambda x, threshold, check=True: x.dim() >= 1,
 )
-unpack = _define(
+unpack = define(
     "unpack(Tensor words, SymInt cols, ScalarType dtype) -> Tensor",
     lambda words, cols, dtype: words.new_empty((*words.shape[:-1], cols), dtype=dtype),
-    lambda words, cols, dtype: _holds(words, cols),
+    lambda words, cols, dtype: holds(words, cols),
 )
-transpose = _define(
+transpose = define(
     "transpose(Tensor words, SymInt cols) -> Tensor",
     lambda words, cols: words.new_empty((*words.shape[:-2], cols, words_for(words.shape[-2]))),
-    lambda words, cols: _holds(words, cols),
+    lambda words, cols: holds(words, cols),
 )
-popcount = _define(
+popcount = define(
     "popcount(Tensor words) -> Tensor",
     lambda words: words.new_empty(words.shape[:-2], dtype=torch.int64),
     lambda words: words.dtype == torch.int32 and words.dim() in (2, 3),
 )
-bit_linear = _define(
+bit_linear = define(
     "bit_linear(Tensor x, Tensor words) -> Tensor",
-    lambda x, words: x.new_empty((*x.shape[:-1], words.shape[-2]), dtype=_product_dtype(x)),
-    lambda x, words: _same_members(x, words) and _holds(words, x.shape[-1]),
+    lambda x, words: x.new_empty((*x.shape[:-1], words.shape[-2]), dtype=product_dtype(x)),
+    lambda x, words: same_members(x, words) and holds(words, x.shape[-1]),
 )
-bit_linear_t = _define(
+bit_linear_t = define(
     "bit_linear_t(Tensor g, Tensor words, SymInt cols) -> Tensor",
-    lambda g, words, cols: g.new_empty((*g.shape[:-1], cols), dtype=_product_dtype(g)),
-    lambda g, words, cols: _same_members(g, words) and _holds(words, cols) and g.shape[-1] == words.shape[-2],
+    lambda g, words, cols: g.new_empty((*g.shape[:-1], cols), dtype=product_dtype(g)),
+    lambda g, words, cols: same_members(g, words) and holds(words, cols) and g.shape[-1] == words.shape[-2],
 )
-bit_matmul = _define(
+bit_matmul = define(
     "bit_matmul(Tensor a, Tensor b) -> Tensor",
     lambda a, b: a.new_empty((*a.shape[:-1], b.shape[-2])),
-    lambda a, b: _same_members(a, b) and _holds(a, WORD_BITS * b.shape[-1]) and b.dtype == torch.int32,
+    lambda a, b: same_members(a, b) and holds(a, WORD_BITS * b.shape[-1]) and b.dtype == torch.int32,
 )
-mask_update_ = _define(
+mask_update_ = define(
     f"mask_update_(Tensor(a!)? scores, Tensor grad, Tensor(b!) words, {_UPDATE_STATE}) -> Tensor",
     _fake_update,
     _mask_update_fits,
 )
-mask_grad_update_ = _define(
+mask_grad_update_ = define(
     f"mask_grad_update_(Tensor(a!)? scores, Tensor gy, Tensor x, Tensor(b!) words, {_UPDATE_STATE}) -> Tensor",
     _fake_grad_update,
     _mask_grad_update_fits,
@@ -211,7 +217,15 @@ def _bit_linear_t_backward(ctx: Any, gy: Tensor) -> tuple[Tensor, None, None]:
     return bit_linear(gy, words), None, None
 
 
-torch.library.register_autograd("fastbin::bit_linear", _bit_linear_backward, setup_context=_save_words, lib=_library)
-torch.library.register_autograd(
-    "fastbin::bit_linear_t", _bit_linear_t_backward, setup_context=_save_words, lib=_library
-)
+def differentiate(name: str, backward: Callable[..., Any], save: Callable[..., None]) -> None:
+    """Register `backward` for ``fastbin::<name>``, whose context `save` fills."""
+    torch.library.register_autograd(f"fastbin::{name}", backward, setup_context=save, lib=_library)
+
+
+def vectorise(name: str, rule: Callable[..., Any]) -> None:
+    """Register what vmap makes of ``fastbin::<name>``."""
+    torch.library.register_vmap(f"fastbin::{name}", rule, lib=_library)
+
+
+differentiate("bit_linear", _bit_linear_backward, _save_words)
+differentiate("bit_linear_t", _bit_linear_t_backward, _save_words)

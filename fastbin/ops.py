@@ -10,10 +10,12 @@ for it is 0 depends on the kernel.
 
 from __future__ import annotations
 
+from numbers import Real
+
 import torch
 from torch import Tensor
 
-from fastbin import library
+from fastbin import library, signed, vmap  # noqa: F401  (vmap registers its rules)
 from fastbin.bits import BitMatrix
 from fastbin.reference import HYPER_FIELDS
 from fastbin.rules import SGD, Adam, Bop, Rule, ScoreRule, UpdateState
@@ -52,25 +54,98 @@ def _rows_of(name: str, t: Tensor, features: int, population: int | None) -> Ten
     return t.reshape(-1, features) if population is None else t.reshape(population, -1, features)
 
 
-def bit_linear(x: Tensor, w: BitMatrix) -> Tensor:
-    """``x @ wᵀ``.
+def _outputs_of(op: library.Op, x: Tensor, w: BitMatrix, *words: Tensor) -> Tensor:
+    """`op` of x ``[.., C]`` and the bits w (of which it takes `words`), ``[.., R]``."""
+    _check_tensor("x", x, _OPERANDS, w.words.device)
+    rows = _rows_of("x", x, w.cols, w.population)
+    y: Tensor = op(rows, *words)
+    return y if rows is x else y.reshape(*x.shape[:-1], w.rows)
+
+
+def _scaled(y: Tensor, scale: Tensor | float | None, w: BitMatrix) -> Tensor:
+    if scale is None:
+        return y
+    if isinstance(scale, Tensor):
+        _check_tensor("scale", scale, FLOATS, y.device)
+        allowed = [(), (w.rows,)] if w.population is None else [(), (w.rows,), (w.population, w.rows)]
+        if scale.shape not in allowed:
+            shapes = ", ".join(str(list(shape)) for shape in allowed)
+            raise ValueError(f"scale must have one of the shapes {shapes} to fit the bits, got {list(scale.shape)}")
+        if scale.dim() == 2:  # one a member, whatever axes lie between
+            scale = scale.view(scale.shape[0], *[1] * (y.dim() - 2), scale.shape[1])
+    elif not isinstance(scale, Real):
+        raise TypeError(f"scale must be a number or a torch.Tensor, got {type(scale).__name__}")
+    return (y * scale).to(y.dtype if y.is_floating_point() else torch.float32)
+
+
+def bit_linear(x: Tensor, w: BitMatrix, scale: Tensor | float | None = None) -> Tensor:
+    """``x @ wᵀ``, times `scale` if there is one.
 
     Args:
         x: ``[.., C]``, float32, bfloat16 or float16 (accumulated in float32), or int8; ``[P, .., C]`` for a population.
         w: ``[R, C]`` or ``[P, R, C]``.
+        scale: a number, or a float tensor of shape ``[]``, ``[R]`` or ``[P, R]``.
 
     Returns:
-        ``[.., R]`` in x's dtype; exact int32 for int8. Differentiable in x.
+        ``[.., R]`` in x's dtype; for int8 exact int32, or float32 with a scale. Differentiable in x and in scale.
 
     Raises:
-        TypeError: x is not a tensor of these dtypes, or w not a BitMatrix.
+        TypeError: x or scale is not a tensor of these dtypes, or w not a BitMatrix.
         ValueError: shapes or devices do not fit.
     """
     _check_bits("w", w)
-    _check_tensor("x", x, _OPERANDS, w.words.device)
-    rows = _rows_of("x", x, w.cols, w.population)
-    y: Tensor = library.bit_linear(rows, w.words)
-    return y if rows is x else y.reshape(*x.shape[:-1], w.rows)
+    return _scaled(_outputs_of(library.bit_linear, x, w, w.words), scale, w)
+
+
+def ternary_linear(x: Tensor, plus: BitMatrix, minus: BitMatrix, scale: Tensor | float | None = None) -> Tensor:
+    """``x @ (plus − minus)ᵀ``, times `scale` if there is one: a layer of weights in {−1, 0, 1}.
+
+    >>> plus, minus = BitMatrix.pack_ternary([[1, 0, -1], [0, 1, 1]])
+    >>> ternary_linear(torch.tensor([[1.0, 2.0, 4.0]]), plus, minus, 0.5)
+    tensor([[-1.5000,  3.0000]])
+
+    Args:
+        x: as for `bit_linear`.
+        plus: where the weight is 1, ``[R, C]`` or ``[P, R, C]``.
+        minus: where it is −1, of the same shape; where both are 1, the weight is 0.
+        scale: as for `bit_linear`.
+
+    Returns:
+        As `bit_linear`.
+
+    Raises:
+        TypeError: x or scale is not a tensor of the right dtypes, or plus or minus not a BitMatrix.
+        ValueError: shapes or devices do not fit.
+    """
+    _check_bits("plus", plus)
+    _check_bits("minus", minus)
+    if plus.shape != minus.shape or plus.device != minus.device:
+        raise ValueError(
+            f"plus {list(plus.shape)} on {plus.device} must agree with minus {list(minus.shape)} on {minus.device}"
+        )
+    return _scaled(_outputs_of(signed.ternary_linear, x, plus, plus.words, minus.words), scale, plus)
+
+
+def sign_linear(x: Tensor, w: BitMatrix, scale: Tensor | float | None = None) -> Tensor:
+    """``x @ (2 w − 1)ᵀ``, times `scale` if there is one: a layer of weights in {−1, 1}, a bit each.
+
+    >>> w = BitMatrix.pack_signs([[1, -1, -1], [1, 1, 1]])
+    >>> sign_linear(torch.tensor([[1.0, 2.0, 4.0]]), w)
+    tensor([[-5.,  7.]])
+
+    Args:
+        x: as for `bit_linear`.
+        w: 1 where the weight is 1 and 0 where it is −1, ``[R, C]`` or ``[P, R, C]``.
+        scale: as for `bit_linear`.
+
+    Returns:
+        As `bit_linear`.
+
+    Raises:
+        TypeError, ValueError: as `bit_linear`.
+    """
+    _check_bits("w", w)
+    return _scaled(_outputs_of(signed.sign_linear, x, w, w.words), scale, w)
 
 
 def bit_linear_t(g: Tensor, w: BitMatrix) -> Tensor:

@@ -93,6 +93,27 @@ def bit_matmul(a: Tensor, b: Tensor) -> Tensor:
     return (unpack(a, cols, torch.float64) @ unpack(b, cols, torch.float64).mT).to(torch.int32)
 
 
+def ternary_linear(x: Tensor, plus: Tensor, minus: Tensor) -> Tensor:
+    """``x @ (plus − minus)ᵀ``."""
+    cols = x.shape[-1]
+    return _product(x, (unpack(plus, cols, torch.float64) - unpack(minus, cols, torch.float64)).mT)
+
+
+def ternary_linear_t(g: Tensor, plus: Tensor, minus: Tensor, cols: int) -> Tensor:
+    """``g @ (plus − minus)``."""
+    return _product(g, unpack(plus, cols, torch.float64) - unpack(minus, cols, torch.float64))
+
+
+def sign_linear(x: Tensor, words: Tensor) -> Tensor:
+    """``x @ (2 w − 1)ᵀ``."""
+    return _product(x, 2 * unpack(words, x.shape[-1], torch.float64).mT - 1)
+
+
+def sign_linear_t(g: Tensor, words: Tensor, cols: int) -> Tensor:
+    """``g @ (2 w − 1)``."""
+    return _product(g, 2 * unpack(words, cols, torch.float64) - 1)
+
+
 # -------------------------------------------------------------------------------------------------------------- updates
 
 

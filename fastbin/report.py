@@ -88,16 +88,20 @@ def summary(result: SearchResult) -> dict[str, Any]:
     }
 
 
-def write(folder: Path, result: SearchResult, command: str) -> None:
-    """Write result.json and curves.png; raises OSError if that fails, leaving older ones as they were."""
-    made_with = {
+def made_with(command: str) -> dict[str, Any]:
+    """What figures were made with, as JSON-able values; `command` is what was typed."""
+    return {
         "versions": doctor.versions(),
         "instruction_set": doctor.instruction_set(),
         "backend": backends.requested(),
         "threads": torch.get_num_threads(),
         "command": command,
     }
-    checkpoint.write_text(folder / RESULT, json.dumps({**summary(result), **made_with}, indent=2) + "\n")
+
+
+def write(folder: Path, result: SearchResult, command: str) -> None:
+    """Write result.json and curves.png; raises OSError if that fails, leaving older ones as they were."""
+    checkpoint.write_text(folder / RESULT, json.dumps({**summary(result), **made_with(command)}, indent=2) + "\n")
     with checkpoint.replacing(folder / CURVES) as file:
         draw(result.history, result.best_epoch, file)
 

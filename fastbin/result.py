@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -69,7 +69,7 @@ class EpochRecord:
         )
 
 
-def evaluate(net: WeightFreeNet, x: Tensor, y: Tensor) -> tuple[float, float]:
+def evaluate(net: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> tuple[float, float]:
     """Mean cross-entropy and accuracy of `net` on standardised inputs and class indices."""
     loss = correct = 0.0
     with torch.no_grad():
@@ -183,6 +183,7 @@ def read_result(reader: checkpoint.Reader) -> SearchResult:
         standardizer=Standardizer(
             reader.tensor("standardizer.mean", torch.float32, (widths[0],)),
             scale,
+            config.encoding,
         ),
         labels=tuple(labels),
         config=config,
@@ -208,5 +209,10 @@ def load_result(path: str | os.PathLike[str]) -> SearchResult:
 def make_net(config: SearchConfig, widths: Sequence[int], weights: Sequence[BitMatrix]) -> WeightFreeNet:
     """The network that `config` describes, on these bits."""
     return WeightFreeNet(
-        widths, activation=config.activation, norm=config.norm, logit_scale=config.logit_scale, weights=weights
+        widths,
+        activation=config.activation,
+        norm=config.norm,
+        output_norm=config.output_norm,
+        logit_scale=config.logit_scale,
+        weights=weights,
     )

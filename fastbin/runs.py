@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fastbin import checkpoint
+from fastbin.bits import BitMatrix
 from fastbin.config import SearchConfig
 from fastbin.result import EpochRecord
 
@@ -16,6 +17,7 @@ CHECKPOINT = "checkpoint.safetensors"  # a search to be resumed, with its best n
 NETWORK = "network.safetensors"  # the found network
 METRICS = "metrics.jsonl"  # a line for each epoch
 CONFIG = "config.json"  # the resolved configuration
+SNAPSHOTS = "snapshots"  # a folder: the bits before the search and after each epoch, where they were asked for
 
 
 class RunFolderError(RuntimeError):
@@ -55,6 +57,17 @@ def read_config(folder: Path) -> SearchConfig | None:
         return SearchConfig.from_json({name: value for name, value in values.items() if name != "data"})
     except (ValueError, TypeError, AttributeError) as error:
         raise RunFolderError(f"{path} is damaged: {error}") from error
+
+
+def write_snapshot(
+    folder: Path, epoch: int, weights: Sequence[BitMatrix], config: SearchConfig, data_name: str
+) -> None:
+    """Write the bits after an epoch of a search, 0 for its start, in the form of a comparison's networks."""
+    path = folder / SNAPSHOTS / f"epoch{epoch:04}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    about = {"data": data_name, "kind": f"weight_free_{config.estimator}", "seed": config.seed, "form": "bits"}
+    widths = [weights[0].cols, *(w.rows for w in weights)]
+    checkpoint.save(path, {f"layers.{i}.words": w.words for i, w in enumerate(weights)}, {**about, "widths": widths})
 
 
 def write_metrics(folder: Path, history: Sequence[EpochRecord]) -> None:

@@ -26,7 +26,7 @@ from fastbin.data import Dataset, Standardizer, load_dataset, split_validation, 
 from fastbin.result import EpochRecord, SearchResult, evaluate, make_net, read_result
 from fastbin.rules import Rule, ScoreRule, UpdateState
 from fastbin.runs import CHECKPOINT, NETWORK, RunFolderError, append_metrics, locked, write_config, write_metrics
-from fastbin.steps import Part, Steps
+from fastbin.steps import Part, Step, Steps
 
 
 def derived_seed(seed: int, *path: int) -> int:
@@ -34,7 +34,7 @@ def derived_seed(seed: int, *path: int) -> int:
     return int(np.random.SeedSequence([seed, *path]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-_SCORES, _SAMPLING, _ORDER = range(3)  # what seeds are derived for
+_SCORES, _SAMPLING, _ORDER, _DROPOUT = range(4)  # what seeds are derived for
 
 
 class Search:
@@ -94,7 +94,7 @@ class Search:
         weights = [torch.sigmoid(s / rule.tau).requires_grad_() for s in self.scores if s is not None]
         h = x
         for i, w in enumerate(weights):
-            z = self.net.normalise(F.linear(h, w), w.shape[1])
+            z = self.net.normalise(F.linear(h, w), i)
             if i < len(weights) - 1:
                 h = self.net.activate(z)
         logits = z * self.net.logit_scale
@@ -136,6 +136,9 @@ class Search:
             mine.copy_(stored)
 
 
+OnStep = Callable[[Search, Tensor, Tensor, Rule], None]
+
+
 class SearchError(RuntimeError):
     """The search cannot go on; the message says where and why."""
 
@@ -148,6 +151,8 @@ def run_search(
     resume: bool = False,
     data_dir: str | os.PathLike[str] | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
+    on_bits: Callable[[int, list[BitMatrix]], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> SearchResult:
     """Search for a weight-free network.
 
@@ -165,6 +170,10 @@ def run_search(
             a run that was never stopped, bit for bit, on the same machine, backend and number of threads.
         data_dir: folder of the named data sets.
         on_epoch: called with each new record of the history.
+        on_bits: called with the number of each epoch and a copy of the bits 1[θ > 0] after it; first with 0 and those of the
+            start. An epoch after which a run was killed may come again when it is resumed.
+        on_step: called before each step with the search, its batch and its rule; only to look
+            (`fastbin.theory.GradientLog`). Steps are then no CUDA graph.
 
     Returns:
         The network that did best on the validation part, and the history.
@@ -182,12 +191,12 @@ def run_search(
         raise ValueError("resume needs out, the folder of the run")
     dataset = _resolve(data, data_dir, config.seed)
     if out is None:
-        return _run(dataset, config, None, False, on_epoch)
+        return _run(dataset, config, None, False, on_epoch, on_bits, on_step)
     folder = Path(out)
     with locked(folder):
         if (folder / CHECKPOINT).exists() and not resume:
             raise RunFolderError(f"{folder} holds a run already: resume it, or choose another folder")
-        result = _run(dataset, config, folder, resume, on_epoch)
+        result = _run(dataset, config, folder, resume, on_epoch, on_bits, on_step)
         result.save(folder / NETWORK)
         return result
 
@@ -215,8 +224,10 @@ def _run(
     folder: Path | None,
     resume: bool,
     on_epoch: Callable[[EpochRecord], None] | None,
+    on_bits: Callable[[int, list[BitMatrix]], None] | None,
+    on_step: OnStep | None,
 ) -> SearchResult:
-    train, validation, standardizer = _prepare(dataset, config)
+    train, validation, standardizer = prepare(dataset, config)
     search = Search(config, [dataset.features, *config.hidden, dataset.classes])
     fingerprint = _fingerprint(train, validation, dataset.labels) if folder else ""
     best = _result(dataset, config, standardizer, search.found(), [], 0)
@@ -226,14 +237,21 @@ def _run(
         write_config(folder, config, dataset.name)
         write_metrics(folder, best.history)
     history = best.history
-    inputs = dataclasses.replace(train, x=train.x.to(getattr(torch, config.activations)))
-    steps = Steps(search.step, len(search.states), inputs, min(config.batch_size, len(train.y)), _capturable(config))
+    if on_bits is not None and not history:
+        on_bits(0, search.found())
+    x = train.x.to(getattr(torch, config.activations))
+    inputs = dataclasses.replace(train, x=torch.empty_like(x) if config.input_dropout else x)
+    step = search.step if on_step is None else _observed(search, on_step)
+    capture = on_step is None and _capturable(config)
+    steps = Steps(step, len(search.states), inputs, min(config.batch_size, len(train.y)), capture)
     while len(history) < config.epochs and not _stalled(config, history, best.best_epoch):
-        record = _epoch(search, steps, validation, len(history) + 1)
+        record = _epoch(search, steps, train, validation, len(history) + 1)
         history = [*history, record]
         if _better(record, history[best.best_epoch - 1] if best.best_epoch else None):
             best = _result(dataset, config, standardizer, search.found(), history, record.epoch)
         best = dataclasses.replace(best, history=history)
+        if on_bits is not None:
+            on_bits(record.epoch, search.found())
         if folder is not None:
             tensors, metadata = best.to_checkpoint()
             metadata["fingerprint"] = fingerprint
@@ -247,9 +265,10 @@ def _run(
     return dataclasses.replace(best, test_accuracy=evaluate(best.net, x_test, dataset.y_test.to(config.device))[1])
 
 
-def _prepare(dataset: Dataset, config: SearchConfig) -> tuple[Part, Part, Standardizer]:
+def prepare(dataset: Dataset, config: SearchConfig) -> tuple[Part, Part, Standardizer]:
+    """Training and validation part of a data set, standardised and on the search's device, and the standardiser."""
     train_at, validation_at = split_validation(dataset.y_train, config.validation, config.seed)
-    standardizer = Standardizer.fit(dataset.x_train[train_at], dataset.pixels)
+    standardizer = Standardizer.fit(dataset.x_train[train_at], dataset.pixels, config.encoding)
     x = standardizer.transform(dataset.x_train)  # whole: it takes no empty part
     parts = [Part(x[at].to(config.device), dataset.y_train[at].to(config.device)) for at in (train_at, validation_at)]
     return parts[0], parts[1], standardizer
@@ -290,6 +309,14 @@ def _restore(path: Path, search: Search, config: SearchConfig, fingerprint: str)
     return dataclasses.replace(best, net=best.net.to(config.device))
 
 
+def _observed(search: Search, on_step: OnStep) -> Step:
+    def step(x: Tensor, y: Tensor, rule: Rule, hyper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        on_step(search, x, y, rule)
+        return search.step(x, y, rule, hyper)
+
+    return step
+
+
 def _capturable(config: SearchConfig) -> bool:
     """Whether a step can be a CUDA graph.
 
@@ -300,13 +327,18 @@ def _capturable(config: SearchConfig) -> bool:
     return on_gpu and config.estimator != "soft" and backends.requested() != "reference"
 
 
-def _epoch(search: Search, steps: Steps, validation: Part, epoch: int) -> EpochRecord:
+def _epoch(search: Search, steps: Steps, train: Part, validation: Part, epoch: int) -> EpochRecord:
     started = time.perf_counter()
     config = search.config
     samples = len(steps.train.y)
     generator = torch.Generator().manual_seed(derived_seed(config.seed, _ORDER, epoch))
     batches = torch.randperm(samples, generator=generator).to(config.device).split(steps.batch_size)
     rules = [config.rule_at((epoch - 1 + i / len(batches)) / config.epochs) for i in range(len(batches))]
+    if config.input_dropout:
+        # A sample is used once an epoch: all of them are masked before, in place, and a captured step draws nothing.
+        generator = torch.Generator(config.device).manual_seed(derived_seed(config.seed, _DROPOUT, epoch))
+        kept = 1 - config.input_dropout
+        steps.train.x.bernoulli_(kept, generator=generator).mul_(train.x).div_(kept)
     steps.run(batches, rules)
     train_loss = _finite(float(steps.loss) / samples, epoch)
     rule = rules[-1]

@@ -63,9 +63,13 @@ class Target:
 
 
 def targets(op: str = "bit_linear") -> list[Target]:
-    """Every kernel of `op` that this machine has hardware for."""
+    """Every kernel of `op` that this machine has hardware for.
+
+    CUDA C++ serves some shapes only, so ``auto``, which takes it for those, stands for it.
+    """
     present = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    return [Target(name, device) for device in present for name, _ in backends.TABLE.get((op, device), ())]
+    rows = [(device, name) for device in present for name, _ in backends.TABLE.get((op, device), ())]
+    return [Target("auto" if (device, name) == ("cuda", "cpp") else name, device) for device, name in rows]
 
 
 # ----------------------------------------------------------------------------------------------------------- strategies

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bench import __main__ as commands
-from bench import cases, machine, peers, products, scale
+from bench import cases, machine, peers, products, scale, spectra
 from bench.case import OURS, Case
 from bench.products import Product
 from bench.run import Row, run_case
@@ -67,6 +67,7 @@ def test_every_shape_of_the_results_is_registered() -> None:
         *(Product("bit_linear", *size) for size in sizes),
         Product("bit_linear", 4096, 2048, 2048, dtype="int8"),
         Product("bit_linear_t", 4096, 2048, 2048),
+        *(Product(op, 256, 2048, 2048) for op in ("ternary_linear", "sign_linear")),
         *(Product("bit_matmul", 4096, 2048, 2048, dtype="bits", threads=n) for n in (None, 1)),
         *(Update("mask_update_", 0, 4096, 4096, rule=r) for r in (Adam(), Adam(sample=True), SGD(), Bop())),
         *(Update("mask_grad_update_", 512, 2048, 2048, dtype=dtype) for dtype in ("fp32", "bits")),
@@ -96,6 +97,7 @@ def test_every_contender_is_right(case: Case) -> None:
 def test_rates_and_limits() -> None:
     assert Product("bit_linear", 4000, 1000, 500).work == 2.0
     assert Product("bit_linear", 4000, 1000, 500).limit() == pytest.approx(2e9 / (5 * 1e10))
+    assert Product("ternary_linear", 4000, 1000, 500).limit() == pytest.approx(2 * 2e9 / (5 * 1e10))
     assert Product("bit_linear", 4000, 1000, 500, dtype="int8").limit() == pytest.approx(2e9 / (10 * 1e10))
     assert Product("bit_linear", 1, 800, 800).limit() == pytest.approx((800 * 800 / 8 + 8 * 800) / 1e10)
     edges = 1000 * 1000
@@ -301,3 +303,18 @@ def test_scale_models_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None
 def test_scale_refuses_too_small_a_bound() -> None:
     with pytest.raises(SystemExit, match="--max-edges must be at least 16, got 3"):
         commands.scale(max_edges=3)
+
+
+# -------------------------------------------------------------------------------------------------------------- spectra
+
+
+def test_spectra() -> None:
+    graph = spectra.network((64, 48, 10), 0.5)
+    assert graph.sizes == (64, 48, 10) and abs(graph.edges / (64 * 48 + 480) - 0.5) < 0.05
+    exact = spectra.exact((20, 30, 10), 0.5, 1)
+    assert exact.error is not None and exact.error <= 1e-10 and exact.ratio is not None and exact.seconds > 0
+    estimate = spectra.quadrature((20, 30, 10), 0.5, 2)
+    assert estimate.error is not None and estimate.estimate is not None and 0 < estimate.error <= 2 * estimate.estimate
+    rows = spectra._large((96, 64))
+    assert [row.what.split()[0] for row in rows] == ["quadrature", "two", "components"]
+    assert all(row.peak is not None and row.seconds > 0 and row.record()["table"] == "spectra" for row in rows)

@@ -68,6 +68,13 @@ def test_a_wrong_kernel_fails_the_checks(op):
     assert len(failures) >= 8 and all(f"{op} wrong, " in line for line in failures)
 
 
+def test_kernels_are_checked_in_processes_of_their_own(capfd):
+    found = [k for k in gpu_checks.kernels("cpu") if k.op in ("popcount", "transpose")]
+    assert gpu_checks.run_beside(found) == []
+    told = capfd.readouterr().out
+    assert told.count("popcount cpp: 10 checks, 0 failures") == told.count("transpose cpp: 10 checks") == 2
+
+
 def test_a_kernel_that_raises_fails_the_checks():
     def broken(*args):
         raise RuntimeError("launch failed")
@@ -79,9 +86,8 @@ def test_a_kernel_that_raises_fails_the_checks():
 def test_failures_mean_no_timings(monkeypatch, capsys):
     monkeypatch.setattr(gpu, "require_gpu", lambda: "a card")
     monkeypatch.setattr(gpu_checks, "kernels", lambda device: [])
-    monkeypatch.setattr(gpu_checks, "run", lambda found: ["bit_linear triton, 1 x 1 x 1: differs"])
-    monkeypatch.setattr(gpu_checks, "packed_product", lambda: None)
-    monkeypatch.setattr(gpu_checks, "run_captured", lambda device: [])
+    monkeypatch.setattr(gpu_checks, "run_beside", lambda found: ["bit_linear triton, 1 x 1 x 1: differs"])
+    monkeypatch.setattr(gpu, "run_huge", lambda found: [])
     monkeypatch.setattr(gpu, "EventTimer", None)
     assert gpu.check_and_time(None, False) == 1
     assert "bit_linear triton, 1 x 1 x 1: differs" in capsys.readouterr().out
@@ -97,7 +103,7 @@ def test_the_captured_step_is_checked(monkeypatch):
 @pytest.mark.parametrize(
     ("capability", "batch", "dtype", "served"),
     [((9, 0), 4, torch.float32, True), ((9, 0), 5, torch.float32, False), ((9, 0), 16, torch.int8, True),
-     ((12, 0), 1, torch.float32, False)],
+     ((12, 0), 1, torch.float32, False), ((9, 0), 5, torch.bfloat16, True), ((8, 0), 5, torch.bfloat16, False)],
 )  # fmt: skip
 def test_kernels_are_checked_on_what_they_serve(capability, batch, dtype, served, monkeypatch):
     choices.serving.cache_clear()
@@ -146,14 +152,18 @@ def test_the_peers_of_a_product_multiply_the_same_numbers():
 def test_rows_by_hand():
     case = gpu_cases.Case(
         "op", "1 x 1", {"triton": lambda i: i, "cpp": lambda i: i}, {"first": lambda i: i, "second": lambda i: i},
-        goal=4.0, bytes=3e6, operations=1e9, goal_share=0.75, goal_rate=1e15,
+        goals={"first": 4.0, "second": 2.5}, bytes=3e6, operations=1e9, goal_share=0.75, goal_rate=1e15,
     )  # fmt: skip
     limits = gpu_timing.Limits(bandwidth=3e12, bf16_rate=1e15)
     rows = gpu.time_case(case, Script(8e-6, 4e-6, 2e-6, 1e-6, 9e-6, 4e-6, 4e-6, 2e-6), limits)
     assert [row["ratio"] for row in rows] == pytest.approx([4, 2, 8, 4, 2.25, 1, 4.5, 2])
     assert [row["roofline"] for row in rows[::2]] == pytest.approx([0.5, 1.0, 0.25, 0.5])
-    assert [row["goal"] for row in rows] == [4.0, None] * 4
-    assert gpu.missed(rows) == ["op 1 x 1: roofline 0.5, to reach 0.75", "op 1 x 1: rate 5e+14, to reach 1e+15"]
+    assert [row["goal"] for row in rows] == [4.0, 2.5] * 4
+    assert gpu.missed(rows) == [
+        "op 1 x 1: roofline 0.5, to reach 0.75",
+        "op 1 x 1: rate 5e+14, to reach 1e+15",
+        "op 1 x 1: times second 2, to reach 2.5",
+    ]
     lines = gpu.table(rows).splitlines()
     assert len(lines) == 10 and len({line.count("|") for line in lines}) == 1
     assert lines[2].startswith("| op | 1 x 1 | triton | warm | 2 | first | 8 | 4 | 4 | 0.5 |")
@@ -163,9 +173,8 @@ def test_csv(tmp_path, monkeypatch):
     row = dict.fromkeys(gpu.COLUMNS, 1.0) | {"cache": "cold"}
     monkeypatch.setattr(gpu, "require_gpu", lambda: "a card")
     monkeypatch.setattr(gpu_checks, "kernels", lambda device: [])
-    monkeypatch.setattr(gpu_checks, "packed_product", lambda: None)
-    monkeypatch.setattr(gpu_checks, "run_captured", lambda device: [])
-    monkeypatch.setattr(gpu, "sanitize", list)
+    monkeypatch.setattr(gpu, "run_huge", lambda found: [])
+    monkeypatch.setattr(gpu, "sanitize", lambda found: [])
     monkeypatch.setattr(gpu, "EventTimer", Script)
     monkeypatch.setattr(gpu, "measure_limits", lambda timer, device: gpu_timing.Limits(1.0, 1.0))
     monkeypatch.setattr(gpu, "cases", lambda found: [None])
@@ -173,6 +182,20 @@ def test_csv(tmp_path, monkeypatch):
     assert gpu.check_and_time(tmp_path / "out.csv", False) == 0
     (read,) = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
     assert read["ratio"] == "1.0" and read["cache"] == "cold"
+
+
+@pytest.mark.parametrize(("status", "failures"), [(0, 0), (9, 2)])
+def test_every_kernel_runs_under_each_sanitizer(status, failures, tmp_path, monkeypatch, capsys):
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text(f"#!/bin/sh\necho $* >> {tmp_path}/seen\necho $2 says so\nexit {status}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    found = gpu.sanitize([gpu_checks.Kernel("popcount", "triton", torch.add, "cuda")])
+    assert len(found) == failures and all("popcount:triton" in line for line in found)
+    seen = sorted((tmp_path / "seen").read_text().splitlines())
+    assert [line.split()[1] for line in seen] == ["memcheck", "racecheck"]
+    assert all(line.endswith("-m bench.gpu --small-checks popcount:triton") for line in seen)
+    assert capsys.readouterr().out.count("says so") == 2
 
 
 def test_limits():
@@ -229,9 +252,9 @@ def test_the_fastest_right_candidate_wins():
         return torch.tensor([2.0 if config["block_k"] == 128 else 1.0])  # 128 gives another result
 
     timer = Script(4.0, 3.0, 5.0)
-    assert gpu_tune.best(call, iter(options), timer, float("inf")) == (options[1], 3.0)
+    assert gpu_tune.best(call, options, timer) == (options[1], 3.0)
     assert not timer.answers
-    assert gpu_tune.best(call, iter(options), Script(4.0), 0.0) == (shipped, 4.0)  # no time left
+    assert gpu_tune.best(call, options[:1], Script(4.0)) == (shipped, 4.0)
 
 
 def test_candidates_begin_with_what_is_shipped():
@@ -239,8 +262,9 @@ def test_candidates_begin_with_what_is_shipped():
     from fastbin.kernels import configs
 
     for kernel, dtypes in configs.table()["sm_90"].items():
-        for dtype, classes in dtypes.items() if kernel != "origin" else ():
+        for classes in dtypes.values() if kernel != "origin" else ():
             for shipped in classes.values():
-                options = list(gpu_tune.candidates(kernel, dtype, shipped))
-                assert options[0] == shipped and len(options) > 4
+                options = gpu_tune.candidates(kernel, shipped)
+                assert options[0] == shipped and 4 < len(options) <= 1 + gpu_tune.CANDIDATES
+                assert len({tuple(option.items()) for option in options}) == len(options)
                 assert all(option.keys() == shipped.keys() for option in options)

@@ -49,8 +49,10 @@ READ = {"network.safetensors": load_result, "checkpoint.safetensors": read_searc
 
 def test_round_trip(tmp_path):
     torch.manual_seed(0)
-    net = WeightFreeNet([40, 33, 3], activation="tanh", norm="none", logit_scale=1.5)
-    config = SearchConfig(hidden=(33,), activation="tanh", norm="none", logit_scale=1.5, epochs=1, validation=0)
+    net = WeightFreeNet([40, 33, 3], activation="tanh", norm="none", output_norm="layer", logit_scale=1.5)
+    config = SearchConfig(
+        hidden=(33,), activation="tanh", norm="none", output_norm="layer", logit_scale=1.5, epochs=1, validation=0
+    )
     record = EpochRecord(1, 0.5, 0.75, None, None, [3, 4], [0.5, 0.25], 0.01, 1.0, 0.125)
     standardizer = Standardizer(torch.randn(40), torch.rand(40) + 0.5)
     result = SearchResult(net, standardizer, ("a", "ü\n", "\ud800"), config, [record], 1, "mine", 0.875)
@@ -58,6 +60,7 @@ def test_round_trip(tmp_path):
     again = load_result(str(tmp_path / "net.safetensors"))
     assert again.net.weights() == net.weights() and again.net.widths == (40, 33, 3)
     assert (again.net.activation, again.net.norm, again.net.logit_scale) == ("tanh", "none", 1.5)
+    assert again.net.output_norm == "layer"
     assert torch.equal(again.standardizer.mean, standardizer.mean)
     assert torch.equal(again.standardizer.scale, standardizer.scale)
     assert (again.labels, again.config, again.history) == (result.labels, config, [record])

@@ -91,7 +91,7 @@ def test_every_allowed_configuration_has_rules_and_survives_json(config, progres
 
 BAD = [
     ("hidden", [0]), ("hidden", [3, -1]), ("hidden", [2.0]), ("hidden", ["8"]), ("hidden", [True]),
-    ("activation", "swish"), ("norm", "batch"), ("estimator", "exact"), ("rule", "lion"),
+    ("activation", "swish"), ("norm", "batch"), ("output_norm", "batch"), ("estimator", "exact"), ("rule", "lion"),
     ("lr_schedule", "step"), ("tau_schedule", "step"),
     ("logit_scale", 0.0), ("logit_scale", math.nan), ("logit_scale", math.inf), ("logit_scale", "2"),
     ("lr", 0.0), ("lr", -1.0), ("lr", math.nan), ("lr", math.inf), ("lr", "0.1"),
@@ -100,6 +100,7 @@ BAD = [
     ("clip", 0.0), ("clip", -1.0), ("clip", math.nan),
     ("betas", [0.9]), ("betas", [0.9, 1.0]), ("betas", [-0.1, 0.9]), ("betas", [0.9, 0.99, 0.999]),
     ("init_std", 0.0), ("init_std", math.nan),
+    ("input_dropout", -0.1), ("input_dropout", 1.0), ("input_dropout", math.nan), ("input_dropout", "0.1"),
     ("epochs", 0), ("epochs", 1.5), ("epochs", True), ("batch_size", 0), ("batch_size", "64"),
     ("validation", -0.1), ("validation", 1.0), ("validation", math.nan),
     ("patience", 0), ("patience", 1.5), ("patience", "3"),

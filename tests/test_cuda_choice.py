@@ -47,6 +47,10 @@ def linear(batch, dtype=torch.float32):
     return backends.find("bit_linear", "cuda")(torch.empty(batch, 64, dtype=dtype, device="meta"), None)
 
 
+def linear_t(batch, dtype=torch.float32, rows=64):
+    return backends.find("bit_linear_t", "cuda")(torch.empty(batch, rows, dtype=dtype, device="meta"), None, 3)
+
+
 def matmul(rows):
     return backends.find("bit_matmul", "cuda")(torch.empty(rows, 2, device="meta"), torch.empty(rows, 2, device="meta"))
 
@@ -79,7 +83,18 @@ def test_the_file_names_every_class_for_any_device():
 def test_the_shape_and_the_device_choose(monkeypatch, capability, expected):
     use_gpu(monkeypatch, "a card nobody has measured", capability)
     assert (linear(4), linear(5), matmul(8), matmul(2048)) == expected
-    assert linear(16, torch.int8) == expected[0] and linear(17, torch.int8) == "triton"
+    assert linear(16, torch.int8) == expected[0]
+    many = "cpp" if capability == (9, 0) else "triton"
+    assert {linear(17, torch.int8), linear(5, torch.bfloat16), linear_t(1, torch.float16), linear_t(9, torch.int8)} == {
+        many
+    }
+
+
+def test_wgmma_takes_rows_of_whole_chunks_of_all_but_float32(monkeypatch):
+    use_gpu(monkeypatch, "a card", (9, 0))
+    shapes = ((64, torch.float32), (56, torch.bfloat16), (52, torch.bfloat16), (48, torch.int8), (56, torch.int8))
+    assert [linear_t(99, dtype, rows) for rows, dtype in shapes] == ["triton", "cpp", "triton", "cpp", "triton"]
+    assert choices.shape_class("bit_linear_t", torch.empty(99, 0, dtype=torch.bfloat16, device="meta")) == "other"
 
 
 def test_a_card_that_was_measured_takes_its_own_order(monkeypatch):
@@ -117,7 +132,7 @@ def test_without_the_extension_triton_serves_and_the_report_says_so(monkeypatch)
     use_gpu(monkeypatch, "a card", (9, 0))
     monkeypatch.setitem(sys.modules, "fastbin.cuda", None)
     assert (linear(1), matmul(2048)) == ("triton", "triton")
-    assert ("bit_linear", "cuda", "triton (vector), triton (matrix)") in backends.report()
+    assert ("bit_linear", "cuda", "triton (vector), triton (matrix), triton (other)") in backends.report()
     monkeypatch.setenv("FASTBIN_CUDA_IMPL", "cpp")
     with pytest.raises(BackendError, match="the cpp implementation of bit_matmul cannot be loaded"):
         matmul(2048)
@@ -125,7 +140,8 @@ def test_without_the_extension_triton_serves_and_the_report_says_so(monkeypatch)
 
 
 def test_the_report_names_the_kernel_of_each_class():
-    assert ("bit_linear", "cuda", "cpp (vector), triton (matrix)") in backends.report()
+    assert ("bit_linear", "cuda", "cpp (vector), cpp (matrix), triton (other)") in backends.report()
+    assert ("bit_linear_t", "cuda", "cpp (matrix), triton (other)") in backends.report()
     assert ("bit_matmul", "cuda", "cpp (small), cpp (large)") in backends.report()
 
 
@@ -145,6 +161,8 @@ def test_the_extension_without_a_gpu_names_kernel_shape_and_error():
         extension.bit_matmul(0, 0, 0, 0, 1, 2, 3, 4, 0, 0, 0, 0, 0)
     with pytest.raises(RuntimeError, match=r"bit_linear_vector on 1 x \[1, 3, 2 words\]: .+ \(CUDA error \d+\)"):
         extension.bit_linear_vector(0, 0, 0, 0, 1, 1, 3, 64, extension.Scalar.int8, 0, 0)
+    with pytest.raises(RuntimeError, match=r"bit_linear_t_wgmma on 1 x \[17, 30, 1 words\]: .+ \(CUDA error \d+\)"):
+        extension.bit_linear_wgmma(0, 0, 0, 1, 17, 64, 30, extension.Scalar.int8, True, 0, 0)
 
 
 def test_bad_operands_are_errors(monkeypatch):
@@ -159,5 +177,9 @@ def test_bad_operands_are_errors(monkeypatch):
         cuda.bit_matmul(words, words.to("meta"))
     with pytest.raises(TypeError, match=r"thresholds must be int32, got torch\.float32"):
         cuda.bit_matmul_packed(words, words, torch.zeros(3))
-    with pytest.raises(ValueError, match=r"up to 4 samples of floats or 16 of int8, got \[5, 64\] torch.float32"):
-        cuda.bit_linear(torch.zeros(5, 64), words)
+    for x in (torch.zeros(5, 64), torch.zeros(5, 60, dtype=torch.bfloat16)):
+        told = rf"rows of whole 16-byte chunks, got \[5, {x.shape[1]}\] {x.dtype}"
+        with pytest.raises(ValueError, match=f"up to 4 samples of floats or 16 of int8, and bfloat16, .*{told}"):
+            cuda.bit_linear(x, words)
+        with pytest.raises(ValueError, match=f"of bit_linear_t takes bfloat16, float16 or int8 in {told}"):
+            cuda.bit_linear_t(x, words, 3)

@@ -45,6 +45,10 @@ class Kernel:
     def count(self, pattern: str) -> int:
         return len(re.findall(pattern, self.code))
 
+    def one(self, pattern: str) -> str:
+        (found,) = re.findall(pattern, self.code)
+        return found
+
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], list[Kernel]]:
@@ -113,17 +117,39 @@ def test_bmma(kernels) -> None:
 
 
 def test_wgmma(kernels) -> None:
-    """A stage is four products in flight, one wait a stage, fed by the copy engine."""
+    """A stage is four products and one wait, fed by the copy engine; nothing waits for stores or empties L1."""
     (kernel,) = kernels["bit_matmul_wgmma", "90a"]
     products = kernel.count(r"BGMMA\.64x256x256\.AND\.POPC")
     assert products >= 4 and products % 4 == 0
-    assert (
-        kernel.count(r"WARPGROUP\.DEPBAR\.LE gsb0, 0x1\b") == products // 4
-    )  # nvcc did not put waits of its own between
-    assert kernel.count(r"UTMALDG\.3D\.MULTICAST") >= 2
-    assert 288 * kernel.registers <= REGISTERS
+    assert kernel.count(r"WARPGROUP\.DEPBAR\.LE gsb0, 0x0\b") == products // 4  # nvcc did not put waits between
+    assert kernel.count(r"UTMALDG\.3D") >= 2
+    assert not kernel.count(r"\b(MEMBAR|CCTL)\b")
+    assert kernel.count(r"STG\.E\.EF\.128") >= 32
+    assert 384 * kernel.registers <= REGISTERS  # at the launch
+    consumers, producers = (
+        int(kernel.one(rf"USETMAXREG\.{way}\S*.* (0x\w+) ;"), 16) for way in ("TRY_ALLOC", "DEALLOC")
+    )
+    assert 256 * consumers + 128 * producers <= 384 * kernel.registers
     for architecture in ("80", "100"):  # an empty kernel, never launched
         assert not kernels["bit_matmul_wgmma", architecture][0].count("MMA")
+
+
+def test_bit_linear_wgmma(kernels) -> None:
+    """A stage's products read decoded bits from registers, samples from shared memory, and nothing serialises them."""
+    found = kernels["bit_linear_wgmma", "90a"]
+    assert len(found) == 30  # three types, two directions, five ways to cut the work
+    for kernel in found:
+        batch, products = re.search(r"Li(\d+)E", kernel.name)[1], 4 if "ScalarE3E" in kernel.name else 8
+        kind = {"1": r"HGMMA\.64x%sx16\.F32\.BF16", "2": r"HGMMA\.64x%sx16\.F32", "3": r"IGMMA\.64x%sx32\.S8\.S8"}
+        name = kind[re.search(r"ScalarE(\d)E", kernel.name)[1]] % batch
+        assert kernel.count(name + r" R\d+, R\d+, gdesc") == kernel.count(r"GMMA\.") == products, kernel.name
+        groups = 2 if batch != "256" or "ScalarE3E" in kernel.name else 4
+        assert kernel.count(r"WARPGROUP\.DEPBAR\.LE gsb0, 0x1\b") == groups, kernel.name
+        assert kernel.count(r"UTMALDG\.3D\.MULTICAST") >= 1 and kernel.count(r"LDGSTS") >= 1
+        assert not kernel.count(r"MEMBAR")  # of which one a stage would be dear
+        assert 384 * kernel.registers <= REGISTERS
+    for architecture in ("80", "100"):  # empty kernels, never launched
+        assert not any(kernel.count("MMA") for kernel in kernels["bit_linear_wgmma", architecture])
 
 
 def test_popc(kernels) -> None:

@@ -113,8 +113,9 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 WGMMA_SHAPES = [  # rows are whole 16-byte chunks
     (1, 1, 1, 128, 0),
-    (2, 100, 200, 700 + 64, 0),  # a block of the cluster without rows
-    (1, 300, 270, 6000, 0),  # beyond a tile each way, and the stages more than once around
+    (2, 100, 200, 700 + 64, 0),  # a tile for each of the two blocks; rows of y on 16 bytes
+    (1, 300, 270, 6000, 0),  # beyond a tile each way, three tiles a block, and the stages more than once around
+    (1, 130, 257, 1024, 0),  # odd rows of y
 ]
 
 
@@ -135,14 +136,17 @@ def test_bit_matmul(driver: Driver, kernel: str, shape: tuple[int, ...]) -> None
     y = driver(MATMULS[kernel], "bit_matmul", kernel, *sizes, words_a, words_b, unused, "out", 0, 0, 0, 0)
     assert_same(y.view(expected.shape), expected, "counts")
 
-    # Thresholds by the column, by the row (as a layer's norm makes them) and one for all; some equal a count.
+    # Thresholds by the column, by the row (as a layer's norm makes them), one for all, and each its own; some equal a
+    # count.
     columns = expected.double().mean(1).to(torch.int32)
     rows = expected.double().mean(2).to(torch.int32)
     one = expected.flatten()[:1].clone()
+    each = expected + torch.randint(-1, 2, expected.shape, dtype=torch.int32, generator=generator(3))
     for thresholds, view, strides in (
         (columns, columns[:, None, :], (rows_b, 0, 1)),
         (rows, rows[:, :, None], (rows_a, 1, 0)),
         (one, one, (0, 0, 0)),
+        (each, each, (rows_a * rows_b, rows_b, 1)),
     ):
         bits = driver(MATMULS[kernel], "bit_matmul", kernel, *sizes, words_a, words_b, thresholds, "out", 1, *strides)
         packed = numpy_words(expected > view)
@@ -151,7 +155,7 @@ def test_bit_matmul(driver: Driver, kernel: str, shape: tuple[int, ...]) -> None
 
 @pytest.mark.parametrize("capability", [80, 86, 89, 90, 100, 120])
 def test_every_capability_has_a_kernel(driver: Driver, capability: int) -> None:
-    a, b = random_bits((1, 20, 300), 9), random_bits((1, 30, 300), 10)
+    a, b = random_bits((1, 20, 1024), 9), random_bits((1, 30, 1024), 10)  # as long as wgmma wants rows to be
     operands = (numpy_words(a), numpy_words(b), torch.zeros(1, dtype=torch.int32))
     y = driver(capability, "bit_matmul", "auto", 1, 20, 30, operands[0].shape[-1], 0, *operands, "out", 0, 0, 0, 0)
     assert_same(y.view(1, 20, 30), product(a, b), capability)
@@ -222,6 +226,40 @@ def test_bit_linear_vector_lets_no_infinity_vanish(driver: Driver) -> None:
         assert not vector(driver, x, w).isfinite().any()
 
 
+# ----------------------------------------------------------------------------------------------- bit_linear, many samples
+
+MATRICES = [  # population, batch, inner, outputs, words by which w misses an alignment to 16 bytes, multiprocessors
+    (1, 1, 16, 1, 0, 132),
+    (2, 17, 208, 130, 0, 132),  # rows of 7 or 5 words; two tiles of outputs
+    (1, 70, 400, 129, 1, 132),  # blocks that halve the inputs, of 64 and 128 samples
+    (1, 100, 272, 33, 0, 132),
+    (1, 300, 640, 40, 0, 132),  # whole 16-byte chunks of w
+    (1, 40, 1824, 256, 0, 2),  # the stages more than once around
+    (1, 300, 144, 600, 1, 2),  # several tiles for the same blocks, of 256 samples
+]
+
+
+@pytest.mark.parametrize("shape", MATRICES, ids=str)
+@pytest.mark.parametrize("dtype", SCALARS[1:], ids=str)
+@pytest.mark.parametrize("op", ["bit_linear", "bit_linear_t"])
+def test_bit_linear_wgmma(driver: Driver, op: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    members, batch, inner, outputs, skip, multiprocessors = shape
+    x = values((members, batch, inner), dtype, 9)
+    w = random_bits((members, inner, outputs) if op == "bit_linear_t" else (members, outputs, inner), 10)
+    sizes = (SCALARS.index(dtype), members, batch, inner, outputs, skip, multiprocessors)
+    y = driver(90, op, "wgmma", *sizes, x, numpy_words(w), "out", dtype=torch.int32 if dtype == torch.int8 else dtype)
+    dense = w.double() if op == "bit_linear_t" else w.double().mT
+    assert_product(y.view(members, batch, outputs), x, dense, f"{op} {dtype} {shape}")
+
+
+def test_bit_linear_wgmma_elsewhere_is_an_error(driver: Driver) -> None:
+    sizes = (1, 1, 2, 16, 3, 0, 132, "/dev/null", "/dev/null", "/dev/null")
+    for capability, op in ((80, "bit_linear"), (100, "bit_linear_t")):
+        told = run(driver.program, capability, op, "wgmma", *sizes, status=2)
+        assert told == (
+            f"{op}_wgmma: device 1 has compute capability {capability / 10}, 9.0 is needed; "
+            "FASTBIN_CUDA_IMPL=triton serves there\n"
+        )
 # ------------------------------------------------------------------------------------------------------------- updates
 
 UPDATES = [  # population, batch, rows, columns, words by which scores and buffers miss an alignment to 16 bytes

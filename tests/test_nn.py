@@ -19,6 +19,7 @@ from fastbin.nn import BitLinear, WeightFreeNet
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 SMOOTH = ("relu", "tanh", "gelu")
 NORMS = ("layer", "none")
+FORMS = [("layer", None), ("none", None), ("layer", "none"), ("none", "layer")]  # norm and output_norm
 
 
 class Step(torch.autograd.Function):
@@ -42,13 +43,14 @@ def dense_trace(net, x, dtype):
     """Logits and the outputs of each layer, on dense weights."""
     outputs = []
     h = x.to(dtype)
-    for layer in net.layers:
+    for i, layer in enumerate(net.layers):
         w = layer.weight.unpack(dtype)
         a = F.linear(h, w)
         if not a.requires_grad:
             a.requires_grad_()
         outputs.append(a)
-        z = F.layer_norm(a, a.shape[-1:]) if net.norm == "layer" else a / math.sqrt(w.shape[1])
+        norm = net.norm if i < len(net.layers) - 1 else net.output_norm
+        z = F.layer_norm(a, a.shape[-1:]) if norm == "layer" else a / math.sqrt(w.shape[1])
         h = ACTIVATE[net.activation](z)
     return net.logit_scale * z, outputs
 
@@ -65,12 +67,12 @@ def whole_numbers(*shape, seed=0):
 WIDTHS = [(7, 3), (33, 65, 4), (40, 64, 31, 10), (1, 1, 1)]
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(("norm", "output_norm"), FORMS)
 @pytest.mark.parametrize("activation", SMOOTH)
 @pytest.mark.parametrize("widths", WIDTHS)
 @pytest.mark.parametrize("batch", [1, 9])
-def test_values_and_derivatives_of_the_dense_network(widths, activation, norm, batch):
-    net = make(widths, activation=activation, norm=norm, logit_scale=1.7)
+def test_values_and_derivatives_of_the_dense_network(widths, activation, norm, output_norm, batch):
+    net = make(widths, activation=activation, norm=norm, output_norm=output_norm, logit_scale=1.7)
     x = torch.randn(batch, widths[0])
     y = torch.randint(0, widths[-1], (batch,))
     done = backprop(net, x, y)
@@ -84,10 +86,10 @@ def test_values_and_derivatives_of_the_dense_network(widths, activation, norm, b
         torch.testing.assert_close(g.double(), t, rtol=1e-4, atol=1e-4 * max(float(t.abs().max()), 1e-3))
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(("norm", "output_norm"), FORMS)
 @pytest.mark.parametrize("widths", WIDTHS)
-def test_step_is_the_dense_network_on_packed_layers(widths, norm):
-    net = make(widths, activation="step", norm=norm)
+def test_step_is_the_dense_network_on_packed_layers(widths, norm, output_norm):
+    net = make(widths, activation="step", norm=norm, output_norm=output_norm)
     x = whole_numbers(9, widths[0])
     y = torch.randint(0, widths[-1], (9,))
     done = backprop(net, x, y)
@@ -100,6 +102,17 @@ def test_step_is_the_dense_network_on_packed_layers(widths, norm):
     truths = torch.autograd.grad(F.cross_entropy(truth, y), dense_outputs)
     for g, t in zip(done.grads, truths, strict=True):
         torch.testing.assert_close(g, t, rtol=1e-4, atol=1e-6)
+
+
+def test_two_classes_keep_their_distance():
+    x, y = torch.randn(64, 6), torch.arange(64) % 2
+    net = make((6, 32, 2))
+    assert (net.norm, net.output_norm) == ("layer", "none")
+    ordered = WeightFreeNet((6, 32, 2), output_norm="layer", weights=net.weights())
+    assert float((net(x)[:, 0] - net(x)[:, 1]).abs().std()) > 0.1
+    # By the order alone the logits are 2 and -2, and only LayerNorm's epsilon lets a derivative through.
+    assert bool((ordered(x).abs() > 1.9).float().mean() > 0.9)
+    assert backprop(net, x, y).grads[-1].abs().median() > 100 * backprop(ordered, x, y).grads[-1].abs().median()
 
 
 def test_step_counts_zero_as_off_and_lets_derivatives_through_up_to_one():
@@ -223,7 +236,7 @@ def test_linear_takes_reals_and_bits():
     assert torch.equal(layer(x), truth)
     assert torch.equal(layer(BitMatrix.pack(x)), truth) and layer(BitMatrix.pack(x)).dtype == torch.float32
     assert "in_features=37, out_features=5" in repr(layer)
-    assert "activation='relu', norm='layer'" in repr(WeightFreeNet([2, 2]))
+    assert "activation='relu', norm='layer', logit_scale=2.0, output_norm='none'" in repr(WeightFreeNet([2, 2]))
 
 
 # What cannot be

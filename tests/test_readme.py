@@ -4,7 +4,14 @@ import doctest
 import re
 from pathlib import Path
 
+import pytest
+
+import fastbin.array
+import fastbin.conversion
+import fastbin.export
+import fastbin.ops
 import fastbin.search
+import fastbin.sklearn
 
 ROOT = Path(__file__).parent.parent
 
@@ -17,6 +24,18 @@ def test_readme_examples(tmp_path, monkeypatch):
         exec(compile(block, "README.md", "exec"), {})
 
 
-def test_docstring_examples():
-    result = doctest.testmod(fastbin.search)
-    assert result.attempted >= 3 and result.failed == 0
+MODULES = [
+    (fastbin.search, 3),
+    (fastbin.ops, 4),
+    (fastbin.conversion, 5),
+    (fastbin.sklearn, 9),
+    (fastbin.export, 4),
+    (fastbin.array, 3),
+]
+
+
+@pytest.mark.parametrize(("module", "examples"), MODULES)
+def test_docstring_examples(module, examples, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = doctest.testmod(module)
+    assert result.attempted >= examples and result.failed == 0

@@ -17,7 +17,7 @@ from fastbin import RunFolderError, SearchConfig, checkpoint, run_search, runs
 SMALL = {"hidden": (12, 10), "epochs": 6, "batch_size": 16, "validation": 0.2}
 RULES = {
     "hard-adam": {"estimator": "hard", "rule": "adam", "lr": 0.05},
-    "sample-sgd": {"estimator": "sample", "rule": "sgd"},
+    "sample-sgd": {"estimator": "sample", "rule": "sgd", "input_dropout": 0.2},
     "bop": {"rule": "bop", "gamma": 0.1, "threshold": 1e-3},
 }
 

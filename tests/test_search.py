@@ -5,6 +5,7 @@ are equal wherever the dense score is further from 0 than that; losses lie withi
 saturate, Adam divides what float32 leaves of a derivative by its own size: it is tested with norm.)
 """
 
+import dataclasses
 import math
 import random
 import statistics
@@ -18,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fastbin import BitMatrix, SearchConfig, SearchError, library, reference, run_search
 from fastbin.data import Standardizer, load_dataset, split_validation, without_test
 from fastbin.result import EpochRecord, evaluate
-from fastbin.search import Search, _better
+from fastbin.search import Search, _better, derived_seed
 
 SMALL = {"hidden": (12, 10), "epochs": 2, "batch_size": 16, "validation": 0.2}
 ACTIVATE = {"relu": F.relu, "tanh": torch.tanh, "gelu": F.gelu}
@@ -49,9 +50,10 @@ def _one_thread():
 
 def dense_logits(weights, x, c):
     h = x.double()
-    for w in weights:
+    for i, w in enumerate(weights):
         a = F.linear(h, w)
-        z = F.layer_norm(a, a.shape[-1:]) if c.norm == "layer" else a / math.sqrt(w.shape[1])
+        norm = c.norm if i < len(weights) - 1 else c.output_norm or c.norm
+        z = F.layer_norm(a, a.shape[-1:]) if norm == "layer" else a / math.sqrt(w.shape[1])
         h = ACTIVATE[c.activation](z)
     return c.logit_scale * z
 
@@ -63,16 +65,19 @@ def optimizer_of(c, scores):
 
 
 @pytest.mark.parametrize(
-    ("rule", "activation", "norm"),
-    [("adam", a, "layer") for a in ACTIVATE] + [("sgd", a, n) for a in ACTIVATE for n in ("layer", "none")],
+    ("rule", "activation", "norm", "output_norm"),
+    [("adam", a, "layer", None) for a in ACTIVATE]
+    + [("sgd", a, n, None) for a in ACTIVATE for n in ("layer", "none")]
+    + [("sgd", "relu", "layer", "none"), ("sgd", "relu", "none", "layer")],
 )
 @pytest.mark.parametrize("estimator", ["hard", "sample", "soft"])
-def test_steps_equal_a_dense_computation(estimator, rule, activation, norm):
+def test_steps_equal_a_dense_computation(estimator, rule, activation, norm, output_norm):
     c = config(
         estimator=estimator,
         rule=rule,
         activation=activation,
         norm=norm,
+        output_norm=output_norm,
         tau=0.5,
         init_std=0.1,  # far from where a gradient is so small that Adam makes a step of its rounding
         momentum=0.8,
@@ -241,12 +246,43 @@ def test_seeds():
 def test_no_other_random_state_is_touched():
     torch.manual_seed(5)
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
-    run_search(blobs(), config(estimator="sample"))
+    run_search(blobs(), config(estimator="sample", input_dropout=0.2))
     assert torch.equal(before[0], torch.get_rng_state())
     assert (before[1] == np.random.get_state()[1]).all() and before[2] == random.getstate()  # noqa: NPY002
     here = run_search(blobs(), config()).net.weights()
     torch.manual_seed(7)
     assert here == run_search(blobs(), config()).net.weights()
+
+
+@pytest.mark.parametrize("activations", ["float32", "bfloat16"])
+def test_input_dropout(monkeypatch, activations):
+    x = np.random.default_rng(0).normal(0, 1, (400, 50))
+    y = np.arange(400) % 3
+    seen, step = [], Search.step
+
+    def watched(self, x, y, rule, hyper=None):
+        seen.append(x.clone())
+        return step(self, x, y, rule, hyper)
+
+    monkeypatch.setattr(Search, "step", watched)
+    c = config(validation=0, batch_size=400, activations=activations, logit_scale=0.5)
+    whole = run_search((x, y), c)
+    dropped = run_search((x, y), config(**{**dataclasses.asdict(c), "input_dropout": 0.3}))
+    assert whole.history != dropped.history and torch.equal(whole.standardizer.mean, dropped.standardizer.mean)
+    for epoch in range(2):
+        before, after = seen[epoch], seen[2 + epoch]  # in the same order
+        assert after.dtype == getattr(torch, activations) and bool((before != 0).all())
+        zeros = after == 0
+        assert 0.28 < zeros.double().mean() < 0.32  # 0.3 of 20,000, of deviation 0.0033
+        assert zeros.double().mean(0).min() > 0.1 and zeros.double().mean(1).min() > 0.05
+        torch.testing.assert_close(
+            after[~zeros], before[~zeros] / 0.7, rtol=1e-6 if c.activations == "float32" else 1e-2, atol=0
+        )
+    orders = [torch.randperm(400, generator=torch.Generator().manual_seed(derived_seed(c.seed, 2, e))) for e in (1, 2)]
+    first, second = (
+        torch.empty_like(t).index_copy_(0, order, t) == 0 for t, order in zip(seen[2:], orders, strict=True)
+    )
+    assert 0.08 < (first & second).double().mean() < 0.10  # drawn anew each epoch
 
 
 def test_validation_chooses_the_network():

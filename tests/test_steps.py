@@ -47,7 +47,7 @@ def test_constants_that_a_capture_froze_would_show(monkeypatch):
 
 def test_a_whole_search_is_the_same_captured(monkeypatch):
     data = torch.randn(60, 8), torch.arange(60) % 3
-    config = SearchConfig(hidden=(12, 10), epochs=3, batch_size=16, estimator="sample")
+    config = SearchConfig(hidden=(12, 10), epochs=3, batch_size=16, estimator="sample", input_dropout=0.2)
     plain = search.run_search(data, config)
     monkeypatch.setattr(steps, "Graph", StandIn)
     monkeypatch.setattr(search, "_capturable", lambda config: True)

@@ -251,7 +251,7 @@ __global__ void __launch_bounds__(kThreads, kTiles <= 4 ? 2 : 1)
 template <Scalar kType>
 void run(const BitLinear& p, const Queue& queue, const Shape& shape) {
   using Sum = std::conditional_t<kType == Scalar::kInt8, int32_t, float>;
-  launch(shape, bit_planes_kernel<kType>, p.population * p.chunks() * p.batch, 32 * kChunkWords, 0, 1, queue, p);
+  launch(shape, bit_planes_kernel<kType>, p.population * p.chunks() * p.batch, 32 * kChunkWords, 0, queue, p);
 
   // As many rows to a block as leave every multiprocessor a block: the more rows, the fewer times the planes are read.
   const int64_t tiles = p.population * ((p.rows + 15) / 16);
@@ -270,7 +270,7 @@ void run(const BitLinear& p, const Queue& queue, const Shape& shape) {
   const auto kernel =
       few ? (vector ? bit_linear_vector_kernel<Sum, 4, true> : bit_linear_vector_kernel<Sum, 4, false>)
           : (vector ? bit_linear_vector_kernel<Sum, 16, true> : bit_linear_vector_kernel<Sum, 16, false>);
-  launch(shape, kernel, p.population * cut.row_blocks, kThreads, sizeof(uint32_t) * kPanelWords, 1, queue, p, cut);
+  launch(shape, kernel, p.population * cut.row_blocks, kThreads, sizeof(uint32_t) * kPanelWords, queue, p, cut);
 }
 
 }  // namespace

@@ -8,7 +8,8 @@ namespace fastbin::cuda {
 // a [population, rows_a, words] and b [population, rows_b, words]; population and rows are at least 1.
 // Without thresholds y is int32 [population, rows_a, rows_b], the counts. With them y is packed like a and b,
 // [population, rows_a, ceil(rows_b / 32)] words: bit (p, i, j) is count > thresholds[p * member_stride + i * row_stride
-// + j * column_stride], strides counted in elements. All addresses are on the queue's device.
+// + j * column_stride], strides counted in elements. All addresses are on the queue's device, and y's is a multiple
+// of 16.
 struct BitMatmul {
   const uint32_t* a;
   const uint32_t* b;

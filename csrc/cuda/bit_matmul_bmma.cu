@@ -40,7 +40,7 @@ __device__ __forceinline__ void load_stage(uint32_t* stage, const uint32_t* matr
 // kVector: rows are whole 16-byte chunks and start on 16 bytes.
 template <bool kVector>
 __global__ void __launch_bounds__(kThreads, 2) bit_matmul_bmma_kernel(const BitMatmul p) {
-  const Tile tile = tile_at(blockIdx.x, ceil_div(p.rows_a, kTile), ceil_div(p.rows_b, kTile));
+  const Tile tile = tile_at(blockIdx.x, ceil_div(p.rows_a, kTile), ceil_div(p.rows_b, kTile), 8);
   const int64_t first_a = tile.row * kTile, first_b = tile.column * kTile;
   const uint32_t* a = p.a + tile.member * p.rows_a * p.words;
   const uint32_t* b = p.b + tile.member * p.rows_b * p.words;
@@ -90,7 +90,8 @@ __global__ void __launch_bounds__(kThreads, 2) bit_matmul_bmma_kernel(const BitM
   }
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    store_fragment(p, tile.member, first_a + warp_row + 16 * i + lane / 4, first_b + warp_column, counts[i]);
+    const int64_t row = first_a + warp_row + 16 * i + lane / 4, column = first_b + warp_column;
+    store_fragment(p, tile.member, row, column, counts[i], load_thresholds<8>(p, tile.member, row, column));
   }
 }
 
@@ -103,7 +104,7 @@ void bit_matmul_bmma(const BitMatmul& p, const Queue& queue) {
   const bool vector =
       p.words % 4 == 0 && (reinterpret_cast<uintptr_t>(p.a) | reinterpret_cast<uintptr_t>(p.b)) % 16 == 0;
   launch(shape, vector ? bit_matmul_bmma_kernel<true> : bit_matmul_bmma_kernel<false>, blocks, kThreads, kSharedBytes,
-         1, queue, p);
+         queue, p);
 }
 
 }  // namespace fastbin::cuda

@@ -23,9 +23,15 @@ __device__ __forceinline__ void load_step(uint32_t (&step)[kTile][kPitch], const
   }
 }
 
+// count > threshold, for an element inside the output; false outside of it.
+__device__ __forceinline__ bool passes(const BitMatmul& p, int64_t member, int64_t row, int64_t column, int32_t count) {
+  if (row >= p.rows_a || column >= p.rows_b) return false;
+  return count > p.thresholds[member * p.member_stride + row * p.row_stride + column * p.column_stride];
+}
+
 __global__ void __launch_bounds__(kThreads) bit_matmul_popc_kernel(const BitMatmul p) {
   __shared__ uint32_t step_a[kTile][kPitch], step_b[kTile][kPitch];
-  const Tile tile = tile_at(blockIdx.x, ceil_div(p.rows_a, kTile), ceil_div(p.rows_b, kTile));
+  const Tile tile = tile_at(blockIdx.x, ceil_div(p.rows_a, kTile), ceil_div(p.rows_b, kTile), 8);
   const int64_t first_a = tile.row * kTile, first_b = tile.column * kTile;
   const uint32_t* a = p.a + tile.member * p.rows_a * p.words;
   const uint32_t* b = p.b + tile.member * p.rows_b * p.words;
@@ -73,7 +79,7 @@ void bit_matmul_popc(const BitMatmul& p, const Queue& queue) {
   const Shape shape = p.shape("bit_matmul_popc");
   const DeviceGuard guard(queue.device, shape);
   const int64_t blocks = p.population * ceil_div(p.rows_a, kTile) * ceil_div(p.rows_b, kTile);
-  launch(shape, bit_matmul_popc_kernel, blocks, kThreads, 0, 1, queue, p);
+  launch(shape, bit_matmul_popc_kernel, blocks, kThreads, 0, queue, p);
 }
 
 }  // namespace fastbin::cuda

@@ -42,7 +42,7 @@ void mask_grad_update(const MaskUpdate& p, const Gradient& gradient, const Queue
   const Shape shape = shape_of("mask_grad_update", p, gradient);
   const DeviceGuard guard(queue.device, shape);
   const int capable = capability(queue.device, shape);
-  launch(shape, begin_step_kernel, 1, 128, 0, 1, queue, p);
+  launch(shape, begin_step_kernel, 1, 128, 0, queue, p);
   if (capable == 90) {
     mask_grad_update_wgmma(p, gradient, queue);
   } else {

@@ -334,7 +334,7 @@ void launch_update(const char* name, const MaskUpdate& p, const Gradient& gradie
   int parts = 1;
   while (2 * parts <= kRows && 2 * parts * tiles <= places) parts *= 2;
   const auto run = [&](void (*kernel)(MaskUpdate, Gradient, int)) {
-    launch(shape, kernel, tiles * parts, kThreads, kSharedBytes, 1, queue, p, gradient, parts);
+    launch(shape, kernel, tiles * parts, kThreads, kSharedBytes, queue, p, gradient, parts);
   };
   constexpr Source kFloat32 = Source::kFloat32, kBFloat16 = Source::kBFloat16, kFloat16 = Source::kFloat16;
   constexpr Source kBits = Source::kBits;

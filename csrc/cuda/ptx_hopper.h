@@ -1,5 +1,5 @@
 // The instructions of compute capability 9.0 that bit_matmul_wgmma.cu uses, each as a function; see ptx.h.
-// PTX ISA 9.0, sections "mbarrier", "cp.async.bulk.tensor", "wgmma" and "barrier.cluster".
+// PTX ISA 9.0, sections "mbarrier", "cp.async.bulk.tensor" and "wgmma".
 #pragma once
 
 #include "cuda/ptx.h"
@@ -7,16 +7,15 @@
 
 namespace fastbin::cuda {
 
-// The block's index in its cluster.
-__device__ __forceinline__ unsigned cluster_rank() {
-  unsigned rank;
-  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
+// From here on a thread has kRegisters registers, more or fewer than it was launched with: what one warpgroup gives
+// back another takes. All warps of a warpgroup call it.
+template <int kRegisters>
+__device__ __forceinline__ void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
-
-// A barrier of all threads of the cluster, by which their shared memory is seen.
-__device__ __forceinline__ void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" ::: "memory");
+template <int kRegisters>
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
 // ------------------------------------------------------------------------------------------------------- mbarriers
@@ -26,7 +25,7 @@ __device__ __forceinline__ void barrier_init(uint64_t* barrier, unsigned arrival
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
 }
 
-// Makes barrier_init seen by the copy engine and, after cluster_sync, by the other blocks.
+// Makes barrier_init seen by the copy engine.
 __device__ __forceinline__ void barrier_init_done() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
@@ -37,25 +36,18 @@ __device__ __forceinline__ void barrier_expect(uint64_t* barrier, unsigned bytes
                : "memory");
 }
 
-// Arrives at the barrier that lies at the same place in block `block` of the cluster.
-__device__ __forceinline__ void barrier_arrive(uint64_t* barrier, unsigned block) {
-  asm volatile(
-      "{\n\t"
-      ".reg .b32 there;\n\t"
-      "mapa.shared::cluster.u32 there, %0, %1;\n\t"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n\t"
-      "}" ::"r"(shared_address(barrier)),
-      "r"(block)
-      : "memory");
+// Arrives. Within the block: a release to a cluster waits until all this thread's stores have reached L2.
+__device__ __forceinline__ void barrier_arrive(uint64_t* barrier) {
+  asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 
-// Waits until the phase of this parity (0 for the first) has ended.
+// Waits until the phase of this parity (0 for the first) has ended. An acquire from a cluster would empty L1.
 __device__ __forceinline__ void barrier_wait(uint64_t* barrier, unsigned parity) {
   asm volatile(
       "{\n\t"
       ".reg .pred ended;\n\t"
       "again:\n\t"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 ended, [%0], %1;\n\t"
+      "mbarrier.try_wait.parity.acquire.cta.shared::cta.b64 ended, [%0], %1;\n\t"
       "@!ended bra again;\n\t"
       "}" ::"r"(shared_address(barrier)),
       "r"(parity)
@@ -64,14 +56,13 @@ __device__ __forceinline__ void barrier_wait(uint64_t* barrier, unsigned parity)
 
 // ------------------------------------------------------------------------------------------------------------- copies
 
-// Starts the copy of the box at (word, row, member) to `shared`, on 1024 bytes, in every block of the cluster whose bit
-// in `blocks` is set; its bytes arrive at the barrier that lies at the place of `barrier` in each of them.
+// Starts the copy of the box at (word, row, member) to `shared`, on 1024 bytes; its bytes arrive at `barrier`.
 __device__ __forceinline__ void copy_box(uint32_t* shared, const TensorMap& map, int word, int row, int member,
-                                         uint64_t* barrier, uint16_t blocks) {
+                                         uint64_t* barrier) {
   asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
-      "[%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(shared_address(shared)),
-      "l"(&map), "r"(shared_address(barrier)), "r"(word), "r"(row), "r"(member), "h"(blocks)
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%3, %4, %5}], [%2];" ::"r"(shared_address(shared)),
+      "l"(&map), "r"(shared_address(barrier)), "r"(word), "r"(row), "r"(member)
       : "memory");
 }
 

@@ -1,9 +1,8 @@
 // CUDA for the CPU, as much as fastbin's kernels use, to test their indexing and synchronisation without a GPU.
 //
-// Each thread of a block (of a cluster of blocks, where a launch asks for one) is a fiber. A fiber runs until it waits
-// for others; which of those that can go on does so is drawn at random, and one warp of each block lags behind the
-// rest, so that a missing barrier shows as a wrong result. If nobody can go on, that is a deadlock and ends the
-// program.
+// Each thread of a block is a fiber; blocks run one after the other. A fiber runs until it waits for others; which of
+// those that can go on does so is drawn at random, and one warp of each block lags behind the rest, so that a missing
+// barrier shows as a wrong result. If nobody can go on, that is a deadlock and ends the program.
 #pragma once
 
 #include <cmath>
@@ -18,7 +17,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-#define __shared__ static  // blocks run one after the other; two blocks of a cluster use dynamic shared memory only
+#define __shared__ static
 #define __grid_constant__
 
 struct uint3 {
@@ -35,15 +34,23 @@ struct alignas(8) int2 {
 struct alignas(8) float2 {
   float x, y;
 };
+struct alignas(16) int4 {
+  int x, y, z, w;
+};
 struct alignas(16) uint4 {
   uint32_t x, y, z, w;
 };
 struct alignas(16) float4 {
   float x, y, z, w;
 };
-inline int2 make_int2(int x, int y) { return {x, y}; }
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+struct alignas(8) uint2 {
+  uint32_t x, y;
+};
+inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
+inline int2 make_int2(int x, int y) { return {x, y}; }
+inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
 
 extern uint3 threadIdx, blockIdx;
@@ -76,19 +83,15 @@ struct Copy {
 struct Thread {
   Warp* warp;
   Barrier* block_barrier;
-  Barrier* cluster_barrier;
-  std::vector<std::vector<uint32_t>>* shared;  // of each block of the cluster
-  int block;                                   // its own, in the cluster
-  int blocks;                                  // in the cluster
-  std::vector<std::vector<Copy>> groups;       // copies on their way, oldest first; the last group is open
-  unsigned exchanges;                          // with its warp, so far
+  std::vector<uint32_t>* shared;          // the block's dynamic shared memory
+  std::vector<std::vector<Copy>> groups;  // copies on their way, oldest first; the last group is open
+  unsigned exchanges;                     // with its warp, so far
 };
 extern Thread* self;
 
 void yield();     // let the others run, in a loop that looks for something to happen
 void progress();  // something has happened that such a loop may wait for
-void run(unsigned blocks, unsigned threads, std::size_t shared_bytes, unsigned cluster,
-         const std::function<void()>& kernel);
+void run(unsigned blocks, unsigned threads, std::size_t shared_bytes, const std::function<void()>& kernel);
 
 // Every lane gives up to eight words and then sees those of all lanes through `read`.
 template <typename Read>
@@ -149,6 +152,9 @@ inline uint32_t __float_as_uint(float value) {
   return bits;
 }
 inline int __float2int_rn(float value) { return static_cast<int>(std::nearbyint(value)); }
+inline uint32_t __funnelshift_r(uint32_t low, uint32_t high, unsigned bits) {
+  return static_cast<uint32_t>((uint64_t{high} << 32 | low) >> bits % 32);
+}
 inline int __popc(unsigned word) { return __builtin_popcount(word); }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
@@ -186,22 +192,11 @@ enum cudaDeviceAttr {
   cudaDevAttrComputeCapabilityMinor
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
-enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension };
 using cudaStream_t = void*;
-struct cudaLaunchAttribute {
-  cudaLaunchAttributeID id;
-  struct {
-    struct {
-      unsigned x, y, z;
-    } clusterDim;
-  } val;
-};
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   std::size_t dynamicSmemBytes;
   cudaStream_t stream;
-  cudaLaunchAttribute* attrs;
-  unsigned numAttrs;
 };
 
 extern int emulated_capability;       // times ten
@@ -229,8 +224,6 @@ cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int bytes) {
 }
 template <typename... Params, typename... Args>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...), Args... args) {
-  const unsigned cluster = config->numAttrs > 0 ? config->attrs[0].val.clusterDim.x : 1;
-  if (config->gridDim.x % cluster != 0) return cudaErrorInvalidValue;
-  emulation::run(config->gridDim.x, config->blockDim.x, config->dynamicSmemBytes, cluster, [&] { kernel(args...); });
+  emulation::run(config->gridDim.x, config->blockDim.x, config->dynamicSmemBytes, [&] { kernel(args...); });
   return cudaSuccess;
 }

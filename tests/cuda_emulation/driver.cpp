@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cuda/bit_linear.h"
+#include "cuda/bit_linear_wgmma.h"
 #include "cuda/bit_matmul.h"
 #include "cuda/mask_update.h"
 
@@ -130,6 +131,24 @@ void run_mask_grad_update(const std::string& rule, char** argument) {
   save(*argument, all);
 }
 
+void run_bit_linear_wgmma(bool transposed, char** argument) {
+  const auto number = [&] { return static_cast<int64_t>(std::strtoll(*argument++, nullptr, 10)); };
+  BitProduct p{};
+  p.transposed = transposed;
+  p.type = static_cast<Scalar>(number());
+  p.population = number(), p.batch = number(), p.inner = number(), p.outputs = number();
+  const auto skip = static_cast<std::size_t>(number());
+  emulated_multiprocessors = static_cast<int>(number());
+  const Operand x(*argument++, 0), w(*argument++, skip);
+  const std::string out = *argument++;
+  p.x = x.as<void>(), p.w = w.as<uint32_t>();
+  const int words = p.type == Scalar::kInt8 ? 2 : 1;
+  std::vector<uint16_t> y(static_cast<std::size_t>(p.population * p.batch * p.outputs * words), 0xffff);
+  p.y = y.data();
+  bit_linear_wgmma(p, {1, nullptr});
+  save(out, y);
+}
+
 }  // namespace
 
 int main(int count, char** argument) {
@@ -138,7 +157,8 @@ int main(int count, char** argument) {
     emulated_capability = std::atoi(argument[1]);
     const std::string op = argument[2], kernel = argument[3];
     if (op == "bit_matmul") run_bit_matmul(kernel, argument + 4);
-    if (op == "bit_linear") run_bit_linear(argument + 4);
+    if (op == "bit_linear" && kernel == "vector") run_bit_linear(argument + 4);
+    if (kernel == "wgmma" && op != "bit_matmul") run_bit_linear_wgmma(op == "bit_linear_t", argument + 4);
     if (op == "mask_grad_update") run_mask_grad_update(kernel, argument + 4);
     if (emulated_device != 0) throw std::runtime_error("the current device was not given back");
   } catch (const std::exception& error) {

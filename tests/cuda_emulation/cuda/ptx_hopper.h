@@ -13,21 +13,19 @@
 
 namespace fastbin::cuda {
 
+inline unsigned char* shared_bytes() { return reinterpret_cast<unsigned char*>(dynamic_shared()); }
+
 // An address in the block's dynamic shared memory.
 inline uint32_t shared_address(const void* shared) {
-  return static_cast<uint32_t>(static_cast<const char*>(shared) - reinterpret_cast<const char*>(dynamic_shared()));
-}
-
-inline unsigned char* shared_bytes_of(unsigned block) {
-  return reinterpret_cast<unsigned char*>((*emulation::self->shared)[block].data());
+  return static_cast<uint32_t>(static_cast<const unsigned char*>(shared) - shared_bytes());
 }
 
 inline uint32_t swizzled(uint32_t address) { return address ^ (address >> 7 & 7u) << 4; }
 
-inline unsigned cluster_rank() { return static_cast<unsigned>(emulation::self->block); }
-inline void cluster_sync() {
-  emulation::self->cluster_barrier->arrive_and_wait(emulation::self->blocks * static_cast<int>(blockDim.x));
-}
+template <int kRegisters>
+void give_registers() {}
+template <int kRegisters>
+void take_registers() {}
 
 struct EmulatedBarrier {
   unsigned expected = 0, arrived = 0, phase = 0;
@@ -48,12 +46,6 @@ inline EmulatedBarrier& barrier_at(const void* address) {
   return barriers[address];
 }
 
-// The address of a place of this block in another one.
-template <typename T>
-T* in_block(T* here, unsigned block) {
-  return reinterpret_cast<T*>(shared_bytes_of(block) + shared_address(here));
-}
-
 inline void barrier_init(uint64_t* barrier, unsigned arrivals) {
   barrier_at(barrier) = EmulatedBarrier{};
   barrier_at(barrier).expected = arrivals;
@@ -65,8 +57,8 @@ inline void barrier_expect(uint64_t* barrier, unsigned bytes) {
   ++b.arrived;
   b.step();
 }
-inline void barrier_arrive(uint64_t* barrier, unsigned block) {
-  auto& b = barrier_at(in_block(barrier, block));
+inline void barrier_arrive(uint64_t* barrier) {
+  auto& b = barrier_at(barrier);
   ++b.arrived;
   b.step();
 }
@@ -74,30 +66,26 @@ inline void barrier_wait(uint64_t* barrier, unsigned parity) {
   while (barrier_at(barrier).phase % 2 == parity) emulation::yield();  // the phase of this parity is not over
 }
 
-inline void copy_box(uint32_t* shared, const TensorMap& map, int word, int row, int member, uint64_t* barrier,
-                     uint16_t blocks) {
+inline void copy_box(uint32_t* shared, const TensorMap& map, int word, int row, int member, uint64_t* barrier) {
   const uint32_t start = shared_address(shared);
   if (start % 1024 != 0) {
     std::fprintf(stderr, "a box must start on 1024 bytes\n");
     std::exit(3);
   }
-  for (unsigned block = 0; block < static_cast<unsigned>(emulation::self->blocks); ++block) {
-    if ((blocks >> block & 1) == 0) continue;
-    for (unsigned r = 0; r < map.box_rows; ++r) {
-      for (int w = 0; w < 32; ++w) {
-        const int64_t at_row = row + static_cast<int64_t>(r), at_word = word + w;
-        const bool inside = at_row < map.rows && at_word < map.words && member < map.population;
-        const uint32_t value = inside ? map.matrix[(member * map.rows + at_row) * map.words + at_word] : 0;
-        std::memcpy(shared_bytes_of(block) + swizzled(start + 128 * r + 4 * static_cast<unsigned>(w)), &value, 4);
-      }
+  for (unsigned r = 0; r < map.box_rows; ++r) {
+    for (int w = 0; w < 32; ++w) {
+      const int64_t at_row = row + static_cast<int64_t>(r), at_word = word + w;
+      const bool inside = at_row < map.rows && at_word < map.words && member < map.population;
+      const uint32_t value = inside ? map.matrix[(member * map.rows + at_row) * map.words + at_word] : 0;
+      std::memcpy(shared_bytes() + swizzled(start + 128 * r + 4 * static_cast<unsigned>(w)), &value, 4);
     }
-    auto& b = barrier_at(in_block(barrier, block));
-    b.bytes -= 128 * map.box_rows;
-    b.step();
   }
+  auto& b = barrier_at(barrier);
+  b.bytes -= 128 * map.box_rows;
+  b.step();
 }
 
-// This thread's products, by groups; the last group is open.
+// What this thread's products do, by groups; the last group is open.
 inline std::vector<std::vector<std::function<void()>>>& products() {
   static std::map<const emulation::Thread*, std::vector<std::vector<std::function<void()>>>> of;
   auto& mine = of[emulation::self];
@@ -116,22 +104,9 @@ inline std::array<uint32_t, 8> row_of(uint64_t descriptor, unsigned row) {
   std::array<uint32_t, 8> words;
   for (unsigned w = 0; w < 8; ++w) {
     const uint32_t address = swizzled(start + row / 8 * stride + row % 8 * 128 + 4 * w);
-    std::memcpy(&words[w], shared_bytes_of(cluster_rank()) + address, 4);
+    std::memcpy(&words[w], shared_bytes() + address, 4);
   }
   return words;
-}
-
-inline void multiply_bits(int32_t (&d)[32][4], uint64_t a, uint64_t b, bool accumulate) {
-  const unsigned warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-  const std::array<uint32_t, 8> rows[2] = {row_of(a, 16 * warp + lane / 4), row_of(a, 16 * warp + lane / 4 + 8)};
-  for (unsigned t = 0; t < 32; ++t) {
-    for (unsigned i = 0; i < 4; ++i) {
-      const auto column = row_of(b, 8 * t + 2 * (lane % 4) + i % 2);
-      int32_t sum = accumulate ? d[t][i] : 0;
-      for (unsigned w = 0; w < 8; ++w) sum += __popc(rows[i / 2][w] & column[w]);
-      d[t][i] = sum;
-    }
-  }
 }
 
 // Sixteen numbers (of the sum) of a row of the matrix that a descriptor names, rows being contiguous: panels of 64, whose
@@ -145,7 +120,7 @@ std::array<double, 16> numbers_of(uint64_t descriptor, unsigned row) {
   for (unsigned k = 0; k < 16; ++k) {
     const uint32_t address = swizzled(start + row / 64 * panel + k / 8 * lines + k % 8 * 128 + row % 64 * 2);
     uint16_t bits;
-    std::memcpy(&bits, shared_bytes_of(cluster_rank()) + address, 2);
+    std::memcpy(&bits, shared_bytes() + address, 2);
     numbers[k] = kHalf ? float_of_half(bits) : __uint_as_float(uint32_t{bits} << 16);
   }
   return numbers;
@@ -172,14 +147,25 @@ template <int kPending>
 void wait_products() {
   auto& groups = products();
   while (groups.size() > kPending + 1) {
-    for (const auto& product : groups.front()) product();
+    for (const auto& multiply : groups.front()) multiply();
     groups.erase(groups.begin());
   }
   emulation::self->warp->barrier.arrive_and_wait(32);  // it is an instruction of the whole warp
 }
 
 inline void and_popcount_wgmma(int32_t (&d)[32][4], uint64_t a, uint64_t b, bool accumulate) {
-  products().back().push_back([&d, a, b, accumulate] { multiply_bits(d, a, b, accumulate); });
+  products().back().push_back([&d, a, b, accumulate] {
+    const unsigned warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+    const std::array<uint32_t, 8> rows[2] = {row_of(a, 16 * warp + lane / 4), row_of(a, 16 * warp + lane / 4 + 8)};
+    for (unsigned t = 0; t < 32; ++t) {
+      for (unsigned i = 0; i < 4; ++i) {
+        const auto column = row_of(b, 8 * t + 2 * (lane % 4) + i % 2);
+        int32_t sum = accumulate ? d[t][i] : 0;
+        for (unsigned w = 0; w < 8; ++w) sum += __popc(rows[i / 2][w] & column[w]);
+        d[t][i] = sum;
+      }
+    }
+  });
 }
 
 template <bool kHalf>

@@ -1,0 +1,111 @@
+// csrc/cuda/ptx_wgmma.h for the CPU, by the PTX ISA's description. Registers of operands are read when the products are
+// waited for, the latest: bits decoded into those of a product in flight show.
+#pragma once
+
+#include <type_traits>
+
+#include "cuda/bit_linear.h"
+#include "cuda/ptx_hopper.h"
+
+namespace fastbin::cuda {
+
+template <int kRegisters>
+void give_registers() {}
+template <int kRegisters>
+void take_registers() {}
+
+inline void cluster_arrive() {}
+inline void cluster_wait() { cluster_sync(); }
+
+inline void reader_arrive(uint64_t* barrier, unsigned block) { barrier_arrive(barrier, block); }
+inline void block_barrier_wait(uint64_t* barrier, unsigned parity) { barrier_wait(barrier, parity); }
+
+template <int kBytes>
+void copy_async_cached(uint32_t* shared, const uint32_t* global, bool valid) {
+  copy_async<kBytes>(shared, global, valid);
+}
+
+inline void arrive_after_copies(uint64_t* barrier) {
+  commit_copies();
+  wait_copies<0>();
+  barrier_arrive(barrier, cluster_rank());
+}
+
+template <typename T>
+void send(uint32_t* shared, const T (&values)[4], uint64_t* barrier, unsigned block) {
+  std::memcpy(in_block(shared, block), values, 16);
+  auto& b = barrier_at(in_block(barrier, block));
+  b.bytes -= 16;
+  b.step();
+}
+
+inline uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t select) {
+  const uint64_t bytes = uint64_t{b} << 32 | a;
+  uint32_t result = 0;
+  for (unsigned i = 0; i < 4; ++i) {
+    const unsigned which = select >> 4 * i & 0xf;
+    auto byte = static_cast<uint32_t>(bytes >> 8 * (which & 7)) & 0xff;
+    if (which >= 8) byte = byte >= 0x80 ? 0xff : 0;
+    result |= byte << 8 * i;
+  }
+  return result;
+}
+
+inline uint32_t bfloat16s_of_floats(float first, float second) {
+  return bfloat16_of_float(first) | static_cast<uint32_t>(bfloat16_of_float(second)) << 16;
+}
+inline uint32_t halves_of_floats(float first, float second) {
+  return half_of_float(first) | static_cast<uint32_t>(half_of_float(second)) << 16;
+}
+
+inline uint32_t transpose_matrix(uint32_t pair) {
+  return emulation::with_warp(&pair, 1, [](auto& slots) {
+    const unsigned row = threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;  // of the transposed
+    const auto at = [&](unsigned r, unsigned c) { return slots[4 * r + c / 2][0] >> c % 2 * 16 & 0xffffu; };
+    return at(column, row) | at(column + 1, row) << 16;
+  });
+}
+
+inline uint64_t swizzled_rows(const uint32_t* shared) {
+  return uint64_t{1} << 62 | uint64_t{1024 / 16} << 32 | uint64_t{1} << 16 | (shared_address(shared) & 0x3ffffu) / 16;
+}
+
+template <int kProducts>
+void settle(uint32_t (&)[kProducts][4]) {}
+
+// Value i of 32 bytes.
+template <Scalar kType>
+double value_of(const uint32_t* words, unsigned i) {
+  if constexpr (kType == Scalar::kInt8) return static_cast<int8_t>(words[i / 4] >> i % 4 * 8);
+  const auto bits = static_cast<uint16_t>(words[i / 2] >> i % 2 * 16);
+  return kType == Scalar::kFloat16 ? float_of_half(bits) : __uint_as_float(uint32_t{bits} << 16);
+}
+
+template <Scalar kType, int kTiles, typename Sum>
+void multiply_wgmma(Sum (&d)[kTiles][4], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
+  products().back().push_back([&d, &a, b, accumulate] {
+    constexpr unsigned kValues = kType == Scalar::kInt8 ? 32 : 16, kHalf = kValues / 2, kInWord = kValues / 8;
+    const unsigned lane = threadIdx.x % 32;
+    // The 16 rows of the warp's part of a, out of the fragments of its lanes.
+    const auto rows = emulation::with_warp(a, 4, [&](auto& slots) {
+      std::array<std::array<double, kValues>, 2> values;  // rows lane / 4 and lane / 4 + 8
+      for (unsigned i = 0; i < kValues; ++i) {
+        const auto& slot = slots[lane / 4 * 4 + i % kHalf / kInWord];
+        for (unsigned upper = 0; upper < 2; ++upper) {
+          values[upper][i] = value_of<kType>(&slot[i / kHalf * 2 + upper], i % kInWord);
+        }
+      }
+      return values;
+    });
+    for (unsigned t = 0; t < kTiles; ++t) {
+      for (unsigned i = 0; i < 4; ++i) {
+        const auto column = row_of(b, 8 * t + 2 * (lane % 4) + i % 2);
+        double sum = accumulate ? d[t][i] : 0;
+        for (unsigned k = 0; k < kValues; ++k) sum += rows[i / 2][k] * value_of<kType>(column.data(), k);
+        d[t][i] = static_cast<Sum>(sum);
+      }
+    }
+  });
+}
+
+}  // namespace fastbin::cuda
