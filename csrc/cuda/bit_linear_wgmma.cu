@@ -140,7 +140,7 @@ __device__ __forceinline__ void add_and_store(const BitProduct& p, const Place& 
   uint32_t* place_here = exchange + 4 * threadIdx.x;  // of a thread's first four; that of the same thread there
 #pragma unroll
   for (int t = 0; t < kHalf; ++t) send(place_here + 4 * kConsumers * t, sums[kOther + t], arrived, 1 - kRank);
-  barrier_wait(arrived, 0);
+  cluster_barrier_wait(arrived, 0);
   SumOf<Plan::kType> both[kHalf][4];
 #pragma unroll
   for (int t = 0; t < kHalf; ++t) {
@@ -195,14 +195,15 @@ __global__ void __launch_bounds__(kThreads, 1)
       const Place place = place_of<Plan>(p, cluster, rank);
       for (int64_t step = first_step; step < first_step + steps; ++step, ring = after<Plan>(ring)) {
         uint32_t* stage = shared + ring.stage * Plan::kStageWords;
-        block_barrier_wait(empty + ring.stage, ring.parity ^ 1);  // at once in the first round
+        barrier_wait(empty + ring.stage, ring.parity ^ 1);  // at once in the first round
         if (thread == 0) {
           barrier_expect(full + ring.stage, 4 * Plan::kXWords);
 #pragma unroll
           for (int box = 0; box < Plan::kBoxes; ++box) {
-            copy_box(stage + box * Plan::kBoxWords + 32 * first_sample, map_x,
-                     (static_cast<int>(step) * Plan::kBoxes + box) * 32, static_cast<int>(place.sample) + first_sample,
-                     static_cast<int>(place.member), full + ring.stage, blocks);
+            copy_box_to(stage + box * Plan::kBoxWords + 32 * first_sample, map_x,
+                        (static_cast<int>(step) * Plan::kBoxes + box) * 32,
+                        static_cast<int>(place.sample) + first_sample, static_cast<int>(place.member),
+                        full + ring.stage, blocks);
           }
         }
         Source::copy(stage + Plan::kXWords, p, place.member, place.output, step * kStageInputs, thread);
@@ -238,7 +239,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     };
     int64_t stages_left = first_cluster < clusters ? ceil_div(clusters - first_cluster, stride) * steps : 0;
     if (stages_left > 0) {
-      block_barrier_wait(full, 0);
+      barrier_wait(full, 0);
       load(ring, 0);
       decode(0);
       load(ring, 1);
@@ -263,7 +264,7 @@ __global__ void __launch_bounds__(kThreads, 1)
           // Four groups have registers each, two only those of the group before the last.
           if (kGroups == 2) wait_products<1>();
           decode((group + 1) % kGroups);
-          if (group + 2 == kGroups && stages_left > 0) block_barrier_wait(full + next.stage, next.parity);
+          if (group + 2 == kGroups && stages_left > 0) barrier_wait(full + next.stage, next.parity);
           if (group + 2 < kGroups) {
             load(ring, group + 2);
           } else if (stages_left > 0) {
@@ -303,8 +304,8 @@ void run(const BitProduct& p, const Queue& queue, const Shape& shape, int64_t mu
   int64_t clusters = Plan::clusters(p);
   // Blocks that add their sums do so once: nothing keeps the next ones out of the place of those.
   if (Plan::kPair == Pair::kSamples && clusters > multiprocessors / kCluster) clusters = multiprocessors / kCluster;
-  launch(shape, bit_linear_wgmma_kernel<Plan>, clusters * kCluster, kThreads, Plan::kSharedBytes, kCluster, queue, p,
-         map_x);
+  launch_clusters(shape, bit_linear_wgmma_kernel<Plan>, clusters * kCluster, kThreads, Plan::kSharedBytes, kCluster,
+                  queue, p, map_x);
 }
 
 template <Scalar kType, bool kTransposed>

@@ -66,10 +66,10 @@ inline int capability(int device, const Shape& shape) {
                            std::to_string(capable % 10) + ", 8.0 is needed");
 }
 
-// One launch of `blocks` blocks.
+// One launch of `blocks` blocks, in clusters of `cluster`.
 template <typename... Params, typename... Args>
-void launch(const Shape& shape, void (*kernel)(Params...), int64_t blocks, unsigned threads, std::size_t shared_bytes,
-            const Queue& queue, Args... args) {
+void launch_clusters(const Shape& shape, void (*kernel)(Params...), int64_t blocks, unsigned threads,
+                     std::size_t shared_bytes, unsigned cluster, const Queue& queue, Args... args) {
   if (blocks > INT32_MAX) {
     throw std::runtime_error(std::string(shape.kernel) + ": " + std::to_string(blocks) +
                              " blocks are more than a launch can have (2147483647)");
@@ -83,7 +83,20 @@ void launch(const Shape& shape, void (*kernel)(Params...), int64_t blocks, unsig
   config.blockDim = dim3(threads);
   config.dynamicSmemBytes = shared_bytes;
   config.stream = queue.stream;
+  cudaLaunchAttribute in_clusters{};
+  in_clusters.id = cudaLaunchAttributeClusterDimension;
+  in_clusters.val.clusterDim.x = cluster;
+  in_clusters.val.clusterDim.y = in_clusters.val.clusterDim.z = 1;
+  config.attrs = &in_clusters;
+  config.numAttrs = cluster > 1 ? 1 : 0;
   check(cudaLaunchKernelEx(&config, kernel, args...), shape);
+}
+
+// One launch of `blocks` blocks.
+template <typename... Params, typename... Args>
+void launch(const Shape& shape, void (*kernel)(Params...), int64_t blocks, unsigned threads, std::size_t shared_bytes,
+            const Queue& queue, Args... args) {
+  launch_clusters(shape, kernel, blocks, threads, shared_bytes, 1, queue, args...);
 }
 
 }  // namespace fastbin::cuda

@@ -12,14 +12,11 @@ namespace fastbin::cuda {
 // ------------------------------------------------------------------------------------------------- threads and
 // barriers
 
-// The number of registers that each thread of this warpgroup has, out of what the block got at its launch.
-template <int kRegisters>
-__device__ __forceinline__ void give_registers() {
-  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
-}
-template <int kRegisters>
-__device__ __forceinline__ void take_registers() {
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+// The block's index in its cluster.
+__device__ __forceinline__ unsigned cluster_rank() {
+  unsigned rank;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
 }
 
 // A barrier of all threads of the cluster, in two halves. What one sees of another block's shared memory afterwards are
@@ -29,7 +26,8 @@ __device__ __forceinline__ void cluster_arrive() {
 }
 __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
-// barrier_arrive of a thread that has only read, or waited for products, and has nothing for others to see.
+// Arrives at the barrier that lies at the place of `barrier` in block `block` of the cluster; for a thread that has
+// only read, or waited for products, and has nothing for others to see.
 __device__ __forceinline__ void reader_arrive(uint64_t* barrier, unsigned block) {
   asm volatile(
       "{\n\t"
@@ -41,14 +39,13 @@ __device__ __forceinline__ void reader_arrive(uint64_t* barrier, unsigned block)
       : "memory");
 }
 
-// barrier_wait for what this block or the copy engine has written. For another block's writes it would clear the L1
-// cache at each wait.
-__device__ __forceinline__ void block_barrier_wait(uint64_t* barrier, unsigned parity) {
+// barrier_wait that sees what other blocks have sent; it empties L1.
+__device__ __forceinline__ void cluster_barrier_wait(uint64_t* barrier, unsigned parity) {
   asm volatile(
       "{\n\t"
       ".reg .pred ended;\n\t"
       "again:\n\t"
-      "mbarrier.try_wait.parity.shared::cta.b64 ended, [%0], %1;\n\t"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 ended, [%0], %1;\n\t"
       "@!ended bra again;\n\t"
       "}" ::"r"(shared_address(barrier)),
       "r"(parity)
@@ -56,6 +53,17 @@ __device__ __forceinline__ void block_barrier_wait(uint64_t* barrier, unsigned p
 }
 
 // -------------------------------------------------------------------------------------------------------------- copies
+
+// copy_box to every block of the cluster whose bit in `blocks` is set; its bytes arrive at the barrier that lies at the
+// place of `barrier` in each of them.
+__device__ __forceinline__ void copy_box_to(uint32_t* shared, const TensorMap& map, int word, int row, int member,
+                                            uint64_t* barrier, uint16_t blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
+      "[%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(shared_address(shared)),
+      "l"(&map), "r"(shared_address(barrier)), "r"(word), "r"(row), "r"(member), "h"(blocks)
+      : "memory");
+}
 
 // copy_async through the L1 cache: for what lies in a sector with what is copied next.
 template <int kBytes>

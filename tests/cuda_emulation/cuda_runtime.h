@@ -1,8 +1,9 @@
 // CUDA for the CPU, as much as fastbin's kernels use, to test their indexing and synchronisation without a GPU.
 //
-// Each thread of a block is a fiber; blocks run one after the other. A fiber runs until it waits for others; which of
-// those that can go on does so is drawn at random, and one warp of each block lags behind the rest, so that a missing
-// barrier shows as a wrong result. If nobody can go on, that is a deadlock and ends the program.
+// Each thread of a block (of a cluster of blocks, where a launch asks for one) is a fiber. A fiber runs until it waits
+// for others; which of those that can go on does so is drawn at random, and one warp of each block lags behind the
+// rest, so that a missing barrier shows as a wrong result. If nobody can go on, that is a deadlock and ends the
+// program.
 #pragma once
 
 #include <cmath>
@@ -17,7 +18,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-#define __shared__ static
+#define __shared__ static  // blocks run one after the other; two blocks of a cluster use dynamic shared memory only
 #define __grid_constant__
 
 struct uint3 {
@@ -83,15 +84,19 @@ struct Copy {
 struct Thread {
   Warp* warp;
   Barrier* block_barrier;
-  std::vector<uint32_t>* shared;          // the block's dynamic shared memory
-  std::vector<std::vector<Copy>> groups;  // copies on their way, oldest first; the last group is open
-  unsigned exchanges;                     // with its warp, so far
+  Barrier* cluster_barrier;
+  std::vector<std::vector<uint32_t>>* shared;  // of each block of the cluster
+  int block;                                   // its own, in the cluster
+  int blocks;                                  // in the cluster
+  std::vector<std::vector<Copy>> groups;       // copies on their way, oldest first; the last group is open
+  unsigned exchanges;                          // with its warp, so far
 };
 extern Thread* self;
 
 void yield();     // let the others run, in a loop that looks for something to happen
 void progress();  // something has happened that such a loop may wait for
-void run(unsigned blocks, unsigned threads, std::size_t shared_bytes, const std::function<void()>& kernel);
+void run(unsigned blocks, unsigned threads, std::size_t shared_bytes, unsigned cluster,
+         const std::function<void()>& kernel);
 
 // Every lane gives up to eight words and then sees those of all lanes through `read`.
 template <typename Read>
@@ -192,11 +197,22 @@ enum cudaDeviceAttr {
   cudaDevAttrComputeCapabilityMinor
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension };
 using cudaStream_t = void*;
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    struct {
+      unsigned x, y, z;
+    } clusterDim;
+  } val;
+};
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   std::size_t dynamicSmemBytes;
   cudaStream_t stream;
+  cudaLaunchAttribute* attrs;
+  unsigned numAttrs;
 };
 
 extern int emulated_capability;       // times ten
@@ -224,6 +240,8 @@ cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int bytes) {
 }
 template <typename... Params, typename... Args>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...), Args... args) {
-  emulation::run(config->gridDim.x, config->blockDim.x, config->dynamicSmemBytes, [&] { kernel(args...); });
+  const unsigned cluster = config->numAttrs > 0 ? config->attrs[0].val.clusterDim.x : 1;
+  if (config->gridDim.x % cluster != 0) return cudaErrorInvalidValue;
+  emulation::run(config->gridDim.x, config->blockDim.x, config->dynamicSmemBytes, cluster, [&] { kernel(args...); });
   return cudaSuccess;
 }

@@ -96,31 +96,41 @@ void Barrier::arrive_and_wait(int participants) {
   }
 }
 
-void run(unsigned blocks, unsigned threads, std::size_t shared_bytes, const std::function<void()>& kernel) {
+void run(unsigned blocks, unsigned threads, std::size_t shared_bytes, unsigned cluster,
+         const std::function<void()>& kernel) {
   blockDim = dim3(threads);
   gridDim = dim3(blocks);
   body = &kernel;
   static std::vector<std::unique_ptr<Fiber>> fibers;  // stacks are kept from launch to launch
-  while (fibers.size() < threads) {
+  while (fibers.size() < std::size_t{cluster} * threads) {
     fibers.push_back(std::make_unique<Fiber>());
     fibers.back()->stack.resize(kStackBytes);
   }
-  for (unsigned block = 0; block < blocks; ++block) {
+  for (unsigned first = 0; first < blocks; first += cluster) {
     // Exactly the size asked for, so that the address sanitizer sees an access beyond it; full of rubbish.
-    std::vector<uint32_t> shared(shared_bytes / 4, 0xa5a5a5a5u);
-    std::vector<Warp> warps(threads / 32);
-    Barrier block_barrier;
+    std::vector<std::vector<uint32_t>> shared(cluster, std::vector<uint32_t>(shared_bytes / 4, 0xa5a5a5a5u));
+    std::vector<Warp> warps(std::size_t{cluster} * threads / 32);
+    std::vector<Barrier> block_barriers(cluster);
+    Barrier cluster_barrier;
     const unsigned lagging = static_cast<unsigned>(draw()) % (threads / 32);
-    for (unsigned i = 0; i < threads; ++i) {
+    for (unsigned i = 0; i < cluster * threads; ++i) {
       Fiber& fiber = *fibers[i];
-      fiber.thread = {&warps[i / 32], &block_barrier, &shared, {{}}, 0};
-      fiber.thread_index = {i, 0, 0};
-      fiber.block_index = {block, 0, 0};
-      fiber.lags = i / 32 == lagging;
+      const unsigned block = i / threads;
+      fiber.thread = {&warps[i / 32],
+                      &block_barriers[block],
+                      &cluster_barrier,
+                      &shared,
+                      static_cast<int>(block),
+                      static_cast<int>(cluster),
+                      {{}},
+                      0};
+      fiber.thread_index = {i % threads, 0, 0};
+      fiber.block_index = {first + block, 0, 0};
+      fiber.lags = i % threads / 32 == lagging;
       start(fiber);
     }
     idle_turns = 0;
-    for (std::size_t alive = threads; alive > 0;) {
+    for (std::size_t alive = std::size_t{cluster} * threads; alive > 0;) {
       if (ready.empty() || idle_turns > kPatience) deadlock(alive);
       Fiber* fiber = take_one();
       resume(*fiber);

@@ -8,7 +8,9 @@
 
 namespace fastbin::cuda {
 
-inline uint32_t* dynamic_shared() { return emulation::self->shared->data(); }
+inline uint32_t* dynamic_shared() {
+  return (*emulation::self->shared)[static_cast<std::size_t>(emulation::self->block)].data();
+}
 
 // The copy lands when wait_copies asks for it, no sooner; until then the place holds rubbish. A read that comes too
 // early, or of what the copy writes over, is then wrong.

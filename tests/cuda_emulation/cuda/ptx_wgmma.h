@@ -9,16 +9,36 @@
 
 namespace fastbin::cuda {
 
-template <int kRegisters>
-void give_registers() {}
-template <int kRegisters>
-void take_registers() {}
+inline unsigned cluster_rank() { return static_cast<unsigned>(emulation::self->block); }
+
+// The address of a place of this block in another one.
+template <typename T>
+T* in_block(T* here, unsigned block) {
+  auto* there = reinterpret_cast<unsigned char*>((*emulation::self->shared)[block].data());
+  return reinterpret_cast<T*>(there + shared_address(here));
+}
 
 inline void cluster_arrive() {}
-inline void cluster_wait() { cluster_sync(); }
+inline void cluster_wait() {
+  emulation::self->cluster_barrier->arrive_and_wait(emulation::self->blocks * static_cast<int>(blockDim.x));
+}
 
-inline void reader_arrive(uint64_t* barrier, unsigned block) { barrier_arrive(barrier, block); }
-inline void block_barrier_wait(uint64_t* barrier, unsigned parity) { barrier_wait(barrier, parity); }
+inline void reader_arrive(uint64_t* barrier, unsigned block) { barrier_arrive(in_block(barrier, block)); }
+inline void cluster_barrier_wait(uint64_t* barrier, unsigned parity) { barrier_wait(barrier, parity); }
+
+inline void copy_box_to(uint32_t* shared, const TensorMap& map, int word, int row, int member, uint64_t* barrier,
+                        uint16_t blocks) {
+  const int here = emulation::self->block;
+  for (int block = 0; block < emulation::self->blocks; ++block) {
+    if ((blocks >> block & 1) == 0) continue;
+    const auto there = static_cast<unsigned>(block);
+    uint32_t* place = in_block(shared, there);
+    uint64_t* its_barrier = in_block(barrier, there);
+    emulation::self->block = block;  // as if that block copied
+    copy_box(place, map, word, row, member, its_barrier);
+    emulation::self->block = here;
+  }
+}
 
 template <int kBytes>
 void copy_async_cached(uint32_t* shared, const uint32_t* global, bool valid) {
@@ -28,7 +48,7 @@ void copy_async_cached(uint32_t* shared, const uint32_t* global, bool valid) {
 inline void arrive_after_copies(uint64_t* barrier) {
   commit_copies();
   wait_copies<0>();
-  barrier_arrive(barrier, cluster_rank());
+  barrier_arrive(barrier);
 }
 
 template <typename T>
