@@ -1,8 +1,6 @@
 // fastbin._cuda: the CUDA kernels for Python. Addresses, sizes, a device's index and a stream's handle in, no logic:
 // shapes, dtypes and devices have been checked by fastbin/ops.py and fastbin/cuda.py. Every call releases the GIL.
-#include <pybind11/pybind11.h>
-
-#include <cstdint>
+#include "bind_cuda.h"
 
 #include "cuda/bit_linear.h"
 #include "cuda/bit_linear_wgmma.h"
@@ -10,16 +8,7 @@
 
 namespace py = pybind11;
 
-namespace {
-
 using namespace fastbin::cuda;
-
-template <typename T>
-T* as(std::uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
-
-}  // namespace
 
 PYBIND11_MODULE(_cuda, m) {
   m.doc() = "CUDA kernels of fastbin; private, called through fastbin.ops";
@@ -62,4 +51,5 @@ PYBIND11_MODULE(_cuda, m) {
       py::call_guard<py::gil_scoped_release>(), py::arg("x"), py::arg("w"), py::arg("y"), py::arg("population"),
       py::arg("batch"), py::arg("inner"), py::arg("outputs"), py::arg("type"), py::arg("transposed"), py::arg("device"),
       py::arg("stream"));
+  bind_updates(m);
 }

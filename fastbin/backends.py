@@ -26,6 +26,7 @@ Implementation = Callable[..., Any]
 
 _CPP = ("cpp", "fastbin.cpu")
 _CUDA_CPP = ("cpp", "fastbin.cuda")
+_CUDA_UPDATES = ("cpp", "fastbin.cuda_updates")
 _REFERENCE = ("reference", "fastbin.reference")
 
 # (op, device type) -> candidates, best first: (name of the implementation, module with a function named as the op).
@@ -48,7 +49,7 @@ TABLE: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
     ("bit_linear_t", "cuda"): (("triton", "fastbin.kernels.bit_linear"), _CUDA_CPP),
     ("bit_matmul", "cuda"): (("triton", "fastbin.kernels.bit_matmul"), _CUDA_CPP),
     ("mask_update_", "cuda"): (("triton", "fastbin.kernels.mask_update"),),
-    ("mask_grad_update_", "cuda"): (("triton", "fastbin.kernels.mask_grad_update"),),
+    ("mask_grad_update_", "cuda"): (("triton", "fastbin.kernels.mask_grad_update"), _CUDA_UPDATES),
 }
 OPS = tuple(dict.fromkeys(op for op, _ in TABLE))
 NAMES = tuple(dict.fromkeys([_REFERENCE[0], *(name for row in TABLE.values() for name, _ in row)]))
@@ -103,7 +104,8 @@ def _by_shape(op: str, forced: str | None) -> Implementation:
     """`op` on a GPU by the kernel that `fastbin.choices` names for each call's device and shape."""
 
     def call(*args: Any) -> Any:
-        return _chosen(op, choices.shape_class(op, *args), args[0].get_device(), forced)[1](*args)
+        index = next(a for a in args if isinstance(a, torch.Tensor)).get_device()  # scores may be None
+        return _chosen(op, choices.shape_class(op, *args), index, forced)[1](*args)
 
     return call
 

@@ -42,9 +42,11 @@ SHAPE_CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
     "bit_linear": {"vector": ("cpp", "triton"), "matrix": ("cpp", "triton"), "other": ("triton",)},
     "bit_linear_t": {"matrix": ("cpp", "triton"), "other": ("triton",)},
     "bit_matmul": {"small": ("cpp", "triton"), "large": ("cpp", "triton")},
+    "mask_grad_update_": {"few": ("cpp", "triton"), "many": ("cpp", "triton")},
 }
 
 VECTOR_SAMPLES = 16
+FEW_SAMPLES = 1024  # up to here an update moves its scores and moments for longer than its gradient takes
 SMALL_OUTPUTS = 1 << 16  # below this many outputs a product cannot fill a GPU
 
 
@@ -59,6 +61,8 @@ def shape_class(op: str, *args: Any) -> str:
         return "vector"
     if op in ("bit_linear", "bit_linear_t"):
         return "matrix" if whole_chunks(args[0]) else "other"
+    if op == "mask_grad_update_":
+        return "few" if args[1].shape[-2] <= FEW_SAMPLES else "many"
     a, b = args
     return "small" if a.shape[:-1].numel() * b.shape[-2] < SMALL_OUTPUTS else "large"
 

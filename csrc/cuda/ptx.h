@@ -74,6 +74,45 @@ __device__ __forceinline__ void load_matrices(uint32_t (&out)[4], const uint32_t
                : "memory");
 }
 
+// The same of 16-bit numbers, each matrix transposed: lane l gets numbers (2 (l % 4), l / 4) and (2 (l % 4) + 1, l /
+// 4), by (row, column), of matrix i in out[i].
+__device__ __forceinline__ void load_matrices_transposed(uint32_t (&out)[4], const uint32_t* shared_row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(shared_address(shared_row))
+               : "memory");
+}
+
+// d += a b for 16 x 16 numbers of a and 16 x 8 of b: float16 if kHalf, else bfloat16. With g = lane / 4 and q = lane %
+// 4: a[0] holds (g, 2 q) and (g, 2 q + 1), by (row, column), a[1] those of row g + 8, a[2] and a[3] those of columns +
+// 8; b0 (2 q, g) and (2 q + 1, g), b1 those of rows + 8; d[0], d[1] (g, 2 q) and (g, 2 q + 1); d[2], d[3] row g + 8.
+template <bool kHalf>
+__device__ __forceinline__ void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+#define FASTBIN_MULTIPLY_ADD(type)                                                    \
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                 \
+               ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                       \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
+  if constexpr (kHalf) {
+    FASTBIN_MULTIPLY_ADD("f16");
+  } else {
+    FASTBIN_MULTIPLY_ADD("bf16");
+  }
+#undef FASTBIN_MULTIPLY_ADD
+}
+
+// 1 / x and 1 / sqrt(x) to within about an ulp.
+__device__ __forceinline__ float approximate_reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ __forceinline__ float approximate_inverse_root(float x) {
+  float y;
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // d += popcount(a AND b) over 256 bits, for 16 rows of a and 8 columns of b. With g = lane / 4 and q = lane % 4:
 // a[0] row g, bits 32 q ..; a[1] row g + 8, the same bits; a[2], a[3] the same rows, bits 128 + 32 q ..;
 // b0 column g, bits 32 q ..; b1 bits 128 + 32 q ..; d[0], d[1] row g, columns 2 q, 2 q + 1; d[2], d[3] row g + 8.

@@ -32,12 +32,20 @@ struct dim3 {
 struct alignas(8) int2 {
   int x, y;
 };
+struct alignas(8) float2 {
+  float x, y;
+};
 struct alignas(16) int4 {
   int x, y, z, w;
 };
 struct alignas(16) uint4 {
   uint32_t x, y, z, w;
 };
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 struct alignas(8) uint2 {
   uint32_t x, y;
 };
@@ -101,6 +109,15 @@ auto with_warp(const uint32_t* words, int count, Read read) {
 
 }  // namespace emulation
 
+template <typename T>
+T min(T a, T b) {
+  return b < a ? b : a;
+}
+template <typename T>
+T max(T a, T b) {
+  return a < b ? b : a;
+}
+
 inline void __syncwarp() { emulation::self->warp->barrier.arrive_and_wait(32); }
 inline void __syncthreads() { emulation::self->block_barrier->arrive_and_wait(static_cast<int>(blockDim.x)); }
 
@@ -151,6 +168,10 @@ inline uint32_t __byte_perm(uint32_t a, uint32_t b, uint32_t pick) {
   return word;
 }
 inline int __popc(unsigned word) { return __builtin_popcount(word); }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
 template <typename T>
 T __ldcs(const T* address) {
   return *address;
@@ -158,6 +179,12 @@ T __ldcs(const T* address) {
 template <typename T>
 void __stcs(T* address, T value) {
   *address = value;
+}
+// Bytes of b and a, numbered from the lowest of a, that the digits of `selector` name.
+inline unsigned long long atomicAdd(unsigned long long* address, unsigned long long value) {
+  const unsigned long long before = *address;
+  *address += value;
+  return before;
 }
 
 // ------------------------------------------------------------------------------------------------------- the runtime

@@ -9,6 +9,7 @@
 #include "cuda/bit_linear.h"
 #include "cuda/bit_linear_wgmma.h"
 #include "cuda/bit_matmul.h"
+#include "cuda/mask_update.h"
 
 namespace {
 
@@ -92,6 +93,43 @@ void run_bit_linear(char** argument) {
   save(out, y);
 }
 
+// Everything that the update writes, one after the other, goes to the output.
+void run_mask_grad_update(const std::string& rule, char** argument) {
+  const auto number = [&] { return static_cast<int64_t>(std::strtoll(*argument++, nullptr, 10)); };
+  Gradient gradient{};
+  gradient.type = static_cast<Scalar>(number());
+  gradient.bits = number() != 0;
+  MaskUpdate p{};
+  p.rule = rule == "sgd" ? Rule::kSgd : rule == "adam" ? Rule::kAdam : Rule::kBop;
+  p.sample = number() != 0;
+  p.population = number(), gradient.batch = number(), p.rows = number(), p.cols = number();
+  const auto skip = static_cast<std::size_t>(number());
+  const Operand gy(*argument++, 0), x(*argument++, 0);
+  const Operand scores(*argument++, skip), first(*argument++, skip), second(*argument++, skip), words(*argument++, 0);
+  const Operand hyper(*argument++, 0), seed(*argument++, 0), step(*argument++, 0);
+  gradient.gy = gy.as<void>(), gradient.x = x.as<void>();
+  if (p.rule != Rule::kBop) p.scores = scores.as<float>();
+  if (p.rule == Rule::kAdam) p.second = second.as<float>();
+  p.first = first.as<float>(), p.words = words.as<uint32_t>();
+  p.hyper = hyper.as<double>(), p.seed = seed.as<int64_t>(), p.step = step.as<int64_t>();
+  std::vector<UpdateConstants> constants(static_cast<std::size_t>(p.population));
+  std::vector<int64_t> flips(static_cast<std::size_t>(p.population), -1);
+  p.constants = constants.data(), p.flips = flips.data();
+  mask_grad_update(p, gradient, {1, nullptr});
+  std::vector<char> all;
+  const auto append = [&](const void* from, std::size_t bytes) {
+    all.insert(all.end(), static_cast<const char*>(from), static_cast<const char*>(from) + bytes);
+  };
+  const auto edges = static_cast<std::size_t>(p.population * p.rows * p.cols);
+  append(flips.data(), 8 * flips.size());
+  append(p.step, 8);
+  append(p.words, 4 * static_cast<std::size_t>(p.population * p.rows * p.row_words()));
+  append(p.first, 4 * edges);
+  if (p.second != nullptr) append(p.second, 4 * edges);
+  if (p.scores != nullptr) append(p.scores, 4 * edges);
+  save(*argument, all);
+}
+
 void run_bit_linear_wgmma(bool transposed, char** argument) {
   const auto number = [&] { return static_cast<int64_t>(std::strtoll(*argument++, nullptr, 10)); };
   BitProduct p{};
@@ -120,6 +158,7 @@ int main(int count, char** argument) {
     if (op == "bit_matmul") run_bit_matmul(kernel, argument + 4);
     if (op == "bit_linear" && kernel == "vector") run_bit_linear(argument + 4);
     if (kernel == "wgmma" && op != "bit_matmul") run_bit_linear_wgmma(op == "bit_linear_t", argument + 4);
+    if (op == "mask_grad_update") run_mask_grad_update(kernel, argument + 4);
     if (emulated_device != 0) throw std::runtime_error("the current device was not given back");
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());

@@ -50,22 +50,36 @@ void wait_copies() {
   }
 }
 
-inline void load_matrices(uint32_t (&out)[4], const uint32_t* shared_row) {
+// The 16-byte rows whose addresses the lanes give: pick(rows) of each of the four matrices is the lane's word of it.
+template <typename Pick>
+void pick_of_matrices(uint32_t (&out)[4], const uint32_t* shared_row, Pick pick) {
   const auto address = reinterpret_cast<uintptr_t>(shared_row);
   const uint32_t words[2] = {static_cast<uint32_t>(address), static_cast<uint32_t>(address >> 32)};
-  const unsigned lane = threadIdx.x % 32;
   const auto loaded = emulation::with_warp(words, 2, [&](auto& slots) {
     std::array<uint32_t, 4> result;
     for (unsigned matrix = 0; matrix < 4; ++matrix) {
-      const auto& slot = slots[8 * matrix + lane / 4];
-      const auto* row = reinterpret_cast<const uint4*>(slot[0] | static_cast<uintptr_t>(slot[1]) << 32);
-      const uint4 chunk = *row;
-      const uint32_t all[4] = {chunk.x, chunk.y, chunk.z, chunk.w};
-      result[matrix] = all[lane % 4];
+      std::array<std::array<uint16_t, 8>, 8> rows;
+      for (unsigned r = 0; r < 8; ++r) {
+        const auto& slot = slots[8 * matrix + r];
+        const auto* row = reinterpret_cast<const uint4*>(slot[0] | static_cast<uintptr_t>(slot[1]) << 32);
+        const uint4 chunk = *row;  // misaligned: the sanitizer tells
+        std::memcpy(rows[r].data(), &chunk, sizeof(chunk));
+      }
+      result[matrix] = pick(rows);
     }
     return result;
   });
   for (int i = 0; i < 4; ++i) out[i] = loaded[static_cast<std::size_t>(i)];
+}
+
+inline void load_matrices(uint32_t (&out)[4], const uint32_t* shared_row) {
+  const unsigned g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
+  pick_of_matrices(out, shared_row, [=](auto& rows) { return rows[g][2 * q] | uint32_t{rows[g][2 * q + 1]} << 16; });
+}
+
+inline void load_matrices_transposed(uint32_t (&out)[4], const uint32_t* shared_row) {
+  const unsigned g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
+  pick_of_matrices(out, shared_row, [=](auto& rows) { return rows[2 * q][g] | uint32_t{rows[2 * q + 1][g]} << 16; });
 }
 
 inline void and_popcount_mma(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
@@ -85,8 +99,8 @@ inline void and_popcount_mma(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b
   for (int i = 0; i < 4; ++i) d[i] += sums[static_cast<std::size_t>(i)];
 }
 
-// Sums, in float64, of products of kPerWord numbers a word, of 16 rows of a and 8 columns of b; `number` is element i of a
-// word, of a or of b.
+// Sums, in float64, of products of kPerWord numbers a word, of 16 rows of a and 8 columns of b; `number` is element i
+// of a word, of a or of b.
 template <int kPerWord, typename Number>
 std::array<double, 4> products_of(const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Number number) {
   const uint32_t words[6] = {a[0], a[1], a[2], a[3], b0, b1};
@@ -143,6 +157,37 @@ inline uint32_t load_from_block(const void* shared, unsigned block) {
   std::memcpy(&word, reinterpret_cast<const char*>((*emulation::self->shared)[block].data()) + offset, 4);
   return word;
 }
+
+template <bool kHalf>
+void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  const uint32_t words[6] = {a[0], a[1], a[2], a[3], b0, b1};
+  const unsigned g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
+  const auto number = [](uint32_t word, unsigned upper) -> double {
+    const auto bits = static_cast<uint16_t>(word >> 16 * upper);
+    return kHalf ? float_of_half(bits) : __uint_as_float(uint32_t{bits} << 16);
+  };
+  const auto sums = emulation::with_warp(words, 6, [&](auto& slots) {
+    std::array<double, 4> result{};
+    for (unsigned i = 0; i < 4; ++i) {
+      const unsigned column = 2 * q + i % 2, lower_row = i / 2;  // the element's column, and whether its row is g + 8
+      for (unsigned k = 0; k < 16; ++k) {
+        const auto &row = slots[4 * g + k % 8 / 2], &other = slots[4 * column + k % 8 / 2];
+        result[i] += number(row[lower_row + k / 8 * 2], k % 2) * number(other[4 + k / 8], k % 2);
+      }
+    }
+    return result;
+  });
+  for (int i = 0; i < 4; ++i) d[i] = static_cast<float>(d[i] + sums[static_cast<std::size_t>(i)]);
+}
+
+// Off by an ulp, up or down: what is made of it must not depend on its last bit.
+inline float off_by_an_ulp(float y) {
+  if (!std::isfinite(y) || y == 0.0f) return y;
+  uint32_t bits = __float_as_uint(y);
+  return __uint_as_float(bits % 3 == 0 ? bits + 1 : bits - 1);
+}
+inline float approximate_reciprocal(float x) { return off_by_an_ulp(1.0f / x); }
+inline float approximate_inverse_root(float x) { return off_by_an_ulp(1.0f / std::sqrt(x)); }
 inline uint16_t half_of_float(float value) {
   return static_cast<uint16_t>(_cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT));
 }
