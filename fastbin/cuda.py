@@ -112,7 +112,7 @@ def _product(op: str, x: Tensor, words: Tensor, outputs: int) -> Tensor:
     y = x.new_empty((*x.shape[:-1], outputs), dtype=torch.int32 if x.dtype == torch.int8 else x.dtype)
     queue = _queue(x, words)
     if y.numel():
-        sizes = (_members(x), *x.shape[-2:], outputs, _SCALARS[x.dtype], op == "bit_linear_t")
+        sizes = (_members(x), x.shape[-2], x.shape[-1], outputs, _SCALARS[x.dtype], op == "bit_linear_t")
         _cuda.bit_linear_wgmma(x.data_ptr(), words.data_ptr(), y.data_ptr(), *sizes, *queue)
     return y
 

@@ -260,7 +260,7 @@ MATRICES = [  # population, batch, inner, outputs, words by which w misses an al
     (1, 100, 272, 33, 0, 132),
     (1, 300, 640, 40, 0, 132),  # whole 16-byte chunks of w
     (1, 40, 1824, 256, 0, 2),  # the stages more than once around
-    (1, 300, 144, 600, 1, 2),  # several tiles for the same blocks, of 256 samples
+    (1, 260, 144, 260, 1, 2),  # several tiles for the same blocks, of 256 samples
 ]
 
 

@@ -6,9 +6,10 @@
 // swizzle, and the bits of 128 outputs by cp.async. m64n256k16 takes 128 cycles, in which a warp needs some 20
 // instructions to decode the bits of the next one; they run while products are in flight.
 //
-// Where there are fewer tiles than multiprocessors, two blocks, a cluster, take half of the inputs each: each sends the
-// other its sums of half of the samples, through shared memory, and adds and stores its own half. Elsewhere a block
-// stays for several tiles, and the loads of the next one run while it stores.
+// Blocks run in clusters of two. Two tiles of outputs share their samples, which come from L2 once for both: 64 bytes a
+// cycle and multiprocessor, which 256 samples take without that, are more than it gives. Such blocks stay for several
+// tiles, and the loads of the next one run while they store. Where tiles are few, the blocks take half of the inputs
+// of one tile each: each sends the other its sums of half of the samples, and adds and stores its own half.
 #include <type_traits>
 
 #include "cuda/bit_linear_bits.h"
