@@ -28,7 +28,7 @@ def mask_grad_update_(
     if x.dtype not in (torch.int32, gy.dtype):
         gy, x = gy.float(), x.float()
     gy, x = gy.contiguous(), x.contiguous()
-    first, second = (*buffers, None)[:2]
+    first, second = buffers[0], buffers[1] if len(buffers) > 1 else None
     state = [t for t in (scores, words, *buffers, step, seed, hyper) if t is not None]
     queue = _queue(gy, x, *state)
     members, (rows, cols) = _members(words), first.shape[-2:]
