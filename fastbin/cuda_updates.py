@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -37,9 +39,10 @@ def mask_grad_update_(
         return words.new_zeros(words.shape[:-2], dtype=torch.int64)
     flips = words.new_empty(words.shape[:-2], dtype=torch.int64)
     constants = words.new_empty((members, _cuda.update_constants), dtype=torch.float32)
-    addresses = [
-        0 if t is None else t.data_ptr() for t in (scores, words, first, second, hyper, seed, step, constants, flips)
-    ]
+    tensors = (scores, words, first, second, hyper, seed, step, constants, flips)
+    addresses = [0 if t is None else t.data_ptr() for t in tensors]
+    sizes = (members, rows, cols)
     operands = (gy.data_ptr(), x.data_ptr(), gy.shape[-2], _SCALARS[gy.dtype], x.dtype == torch.int32)
-    _cuda.mask_grad_update(rule, sample, *addresses, members, rows, cols, *operands, *queue)
+    update: Callable[..., None] = _cuda.mask_grad_update
+    update(rule, sample, *addresses, *sizes, *operands, *queue)
     return flips
