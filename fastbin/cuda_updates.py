@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastbin.cuda import _SCALARS, _cuda, _members, _queue
+from fastbin import _cuda
+from fastbin.cuda import _SCALARS, _members, _queue
 
 
 def mask_grad_update_(
