@@ -50,7 +50,12 @@ def search_steps(
 ) -> Callable[[int], object]:
     """Steps of a search as `fastbin.run_search` does them, batches gathered from the training part; on a GPU captured."""
     config = SearchConfig(
-        hidden=widths[1:-1], lr=RULE.lr, logit_scale=LOGIT_SCALE, activations=activations, device=device
+        hidden=widths[1:-1],
+        activation="relu",
+        lr=RULE.lr,
+        logit_scale=LOGIT_SCALE,
+        activations=activations,
+        device=device,
     )
     search, rule = Search(config, list(widths)), config.rule_at(0.0)
     x, y = zip(*_batches(device, (), widths, batch), strict=True)

@@ -151,7 +151,7 @@ def _start(point: Point) -> tuple[Callable[[], Tensor], int]:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(point.batch, point.width, generator=generator)
     y = torch.randint(CLASSES, (point.batch,), generator=generator)
-    config = SearchConfig(hidden=(point.width,), lr=LR, tau=TAU, logit_scale=LOGIT_SCALE)
+    config = SearchConfig(hidden=(point.width,), activation="relu", lr=LR, tau=TAU, logit_scale=LOGIT_SCALE)
     widths = [point.width, point.width, CLASSES]
     if point.contender == "fastbin":
         search, rule = Search(config, widths), config.rule_at(0.0)

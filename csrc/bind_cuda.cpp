@@ -31,22 +31,15 @@ PYBIND11_MODULE(_cuda, m) {
       py::arg("population"), py::arg("rows_a"), py::arg("rows_b"), py::arg("words"), py::arg("member_stride"),
       py::arg("row_stride"), py::arg("column_stride"), py::arg("device"), py::arg("stream"));
   m.def(
-      "bit_linear_workspace",
-      [](int64_t population, int64_t batch, int64_t rows, int64_t inputs, Scalar type) {
-        return BitLinear{nullptr, nullptr, nullptr, nullptr, population, batch, rows, inputs, type}.workspace_words();
-      },
-      py::arg("population"), py::arg("batch"), py::arg("rows"), py::arg("inputs"), py::arg("type"));
-  m.def(
       "bit_linear_vector",
-      [](std::uintptr_t x, std::uintptr_t w, std::uintptr_t y, std::uintptr_t workspace, int64_t population,
-         int64_t batch, int64_t rows, int64_t inputs, Scalar type, int device, std::uintptr_t stream) {
-        bit_linear_vector({as<const void>(x), as<const uint32_t>(w), as<void>(y), as<uint32_t>(workspace), population,
-                           batch, rows, inputs, type},
-                          {device, as<CUstream_st>(stream)});
+      [](std::uintptr_t x, std::uintptr_t w, std::uintptr_t y, int64_t population, int64_t batch, int64_t rows,
+         int64_t inputs, Scalar type, int device, std::uintptr_t stream) {
+        bit_linear_vector(
+            {as<const void>(x), as<const uint32_t>(w), as<void>(y), population, batch, rows, inputs, type},
+            {device, as<CUstream_st>(stream)});
       },
-      py::call_guard<py::gil_scoped_release>(), py::arg("x"), py::arg("w"), py::arg("y"), py::arg("workspace"),
-      py::arg("population"), py::arg("batch"), py::arg("rows"), py::arg("inputs"), py::arg("type"), py::arg("device"),
-      py::arg("stream"));
+      py::call_guard<py::gil_scoped_release>(), py::arg("x"), py::arg("w"), py::arg("y"), py::arg("population"),
+      py::arg("batch"), py::arg("rows"), py::arg("inputs"), py::arg("type"), py::arg("device"), py::arg("stream"));
   m.def(
       "bit_linear_wgmma",
       [](std::uintptr_t x, std::uintptr_t w, std::uintptr_t y, int64_t population, int64_t batch, int64_t inner,

@@ -24,12 +24,10 @@ def bit_matmul(
     device: int,
     stream: int,
 ) -> None: ...
-def bit_linear_workspace(population: int, batch: int, rows: int, inputs: int, type: Scalar) -> int: ...
 def bit_linear_vector(
     x: int,
     w: int,
     y: int,
-    workspace: int,
     population: int,
     batch: int,
     rows: int,

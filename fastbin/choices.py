@@ -36,8 +36,8 @@ from torch import Tensor
 FILE = Path(__file__).parent / "choices.json"
 
 # The shape classes of each op that has more than one kernel on a GPU, and the implementations that each class has.
-# "vector": so few samples that their bit planes fit in the registers of csrc/cuda/bit_linear_vector.cu. "matrix": more, of
-# 16-bit floats or int8 in rows of whole 16-byte chunks, as csrc/cuda/bit_linear_wgmma.cu takes them. "other": the rest.
+# "vector": so few samples that csrc/cuda/bit_linear_vector.cu reads the weights once. "matrix": more, of 16-bit floats or
+# int8 in rows of whole 16-byte chunks, as csrc/cuda/bit_linear_wgmma.cu takes them. "other": the rest.
 SHAPE_CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
     "bit_linear": {"vector": ("cpp", "triton"), "matrix": ("cpp", "triton"), "other": ("triton",)},
     "bit_linear_t": {"matrix": ("cpp", "triton"), "other": ("triton",)},
@@ -45,14 +45,9 @@ SHAPE_CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
     "mask_grad_update_": {"few": ("cpp", "triton"), "many": ("cpp", "triton")},
 }
 
-VECTOR_TILES = 16  # of eight bit planes, what the matrix-vector kernel takes
+VECTOR_SAMPLES = 16
 FEW_SAMPLES = 1024  # up to here an update moves its scores and moments for longer than its gradient takes
 SMALL_OUTPUTS = 1 << 16  # below this many outputs a product cannot fill a GPU
-
-
-def vector_tiles(x: Tensor) -> int:
-    """Tiles of eight bit planes that x ``[.., B, C]`` has: one a sample for int8, four a sample for floats."""
-    return x.shape[-2] * (1 if x.dtype == torch.int8 else 4)
 
 
 def whole_chunks(x: Tensor) -> bool:
@@ -62,7 +57,7 @@ def whole_chunks(x: Tensor) -> bool:
 
 def shape_class(op: str, *args: Any) -> str:
     """The class, one of ``SHAPE_CLASSES[op]``, of a call with these arguments."""
-    if op == "bit_linear" and vector_tiles(args[0]) <= VECTOR_TILES:
+    if op == "bit_linear" and args[0].shape[-2] <= VECTOR_SAMPLES:
         return "vector"
     if op in ("bit_linear", "bit_linear_t"):
         return "matrix" if whole_chunks(args[0]) else "other"
@@ -76,15 +71,12 @@ def shape_class(op: str, *args: Any) -> str:
 def serving(op: str, kind: str, device: int | None) -> tuple[str, ...]:
     """The implementations that serve a shape class on a GPU; None: on those that have the most.
 
-    In CUDA C++, bit_linear of few samples stands on products of bits, which tensor cores have up to capability 9.0, and that
-    of many on wgmma, which only 9.0 has.
+    In CUDA C++, a product of many samples stands on wgmma, which only capability 9.0 has.
     """
     names = SHAPE_CLASSES[op][kind]
-    if device is None or op == "bit_matmul":
+    if device is None or kind != "matrix" or torch.cuda.get_device_capability(device) == (9, 0):
         return names
-    capability = torch.cuda.get_device_capability(device)
-    served = capability == (9, 0) or (kind == "vector" and capability < (9, 0))
-    return names if served else tuple(name for name in names if name != "cpp")
+    return tuple(name for name in names if name != "cpp")
 
 
 @cache

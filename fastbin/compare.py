@@ -27,6 +27,10 @@ A run is one kind (`fastbin.baselines.KINDS`) on one data set with one seed. Its
                            mean, best_weight (by validation), best (of that one), ensemble (mean of probabilities)
     history                a record for each epoch: `fastbin.result.EpochRecord`
 
+``results.json["gradient"]`` has an object for each data set, of one more search with the first seed, the same settings, the
+estimator ``hard`` and the smooth activation tanh: data, seed, log (the gradient's error at steps of it) and sweep (at the
+last of these steps, at several temperatures), both lists of `fastbin.theory.GradientError`.
+
 A network file is safetensors with JSON metadata (`fastbin.checkpoint`): data, kind, seed, ``form`` and what the form needs.
 `fastbin.baselines.files.load_network` reads all forms:
 
@@ -63,10 +67,13 @@ from fastbin.config import SearchConfig
 from fastbin.data import Dataset, load_dataset
 from fastbin.result import EVALUATION_BATCH, evaluate
 from fastbin.runs import RunFolderError, locked
+from fastbin.search import run_search
 from fastbin.steps import Part
+from fastbin.theory import GradientLog
 
 RESULTS, LINES, TABLE, NETWORKS = "results.json", "results.jsonl", "results.csv", "networks"
 VERSION = 1
+MEASUREMENTS = 20  # of the gradient's error in a search
 QUICK: dict[str, Any] = {  # arguments of `compare` that end within minutes
     "data": ("digits", "breast_cancer"),
     "seeds": 2,
@@ -128,20 +135,34 @@ def compare(
         results = _begin(folder, config, made_with or {})
         task, dataset = None, None
         for number, (source, name, seed, kind) in enumerate(planned, 1):
-            if _find(results["runs"], name, seed, kind) is not None:
-                continue
-            if dataset is None or task is None or (dataset.name, task.config.seed) != (name, seed):
-                dataset = load_dataset(source, data_dir=data_dir, seed=seed)
-                task = Task.of(dataset, dataclasses.replace(config, seed=seed))
-            run = _run(folder, kind, task, dataset, _find(results["runs"], name, seed, SEARCHED))
-            results["runs"] = [r for r in results["runs"] if _key(r) != _key(run)] + [run]
-            results["runs"].sort(key=lambda r: _place(r, names))
-            write(folder, results)
-            if on_run is not None:
-                on_run(run, number, len(planned))
+            if _find(results["runs"], name, seed, kind) is None:
+                if dataset is None or task is None or (dataset.name, task.config.seed) != (name, seed):
+                    dataset = load_dataset(source, data_dir=data_dir, seed=seed)
+                    task = Task.of(dataset, dataclasses.replace(config, seed=seed))
+                run = _run(folder, kind, task, dataset, _find(results["runs"], name, seed, SEARCHED))
+                results["runs"] = [r for r in results["runs"] if _key(r) != _key(run)] + [run]
+                results["runs"].sort(key=lambda r: _place(r, names))
+                write(folder, results)
+                if on_run is not None:
+                    on_run(run, number, len(planned))
+            last = number == len(planned) or planned[number][1] != name
+            if last and all(g["data"] != name for g in results["gradient"]):
+                dataset = load_dataset(source, data_dir=data_dir, seed=config.seed)
+                results["gradient"].append(measure_gradient(Task.of(dataset, config)))
+                write(folder, results)
         write(folder, results)
         compare_report.write(folder, results)
     return results
+
+
+def measure_gradient(task: Task) -> dict[str, Any]:
+    """Search with tanh and the estimator hard, and measure the gradient's error against its bound `MEASUREMENTS` times."""
+    config = dataclasses.replace(task.config, estimator="hard", activation="tanh")
+    steps = config.epochs * -(-len(task.train.y) // config.batch_size)
+    log = GradientLog(every=max(1, steps // MEASUREMENTS))
+    run_search(task.dataset, config, on_step=log)
+    sweep = [dataclasses.asdict(error) for error in log.sweep()]
+    return {"data": task.dataset.name, "seed": config.seed, "log": log.to_json(), "sweep": sweep}
 
 
 def _key(run: Run) -> tuple[str, int, str]:
@@ -161,15 +182,15 @@ def _find(runs: list[Run], data: str, seed: int, kind: str) -> Run | None:
 def _begin(folder: Path, config: SearchConfig, made_with: dict[str, Any]) -> dict[str, Any]:
     """The folder's results so far, or new ones."""
     settings = {name: value for name, value in json.loads(json.dumps(config.to_json())).items() if name != "seed"}
-    begun = {"format": "fastbin compare", "version": VERSION, "made_with": made_with, "config": settings, "runs": []}
+    begun = {"format": "fastbin compare", "version": VERSION, "made_with": made_with, "config": settings}
     if not (folder / RESULTS).exists():
-        return begun
+        return {**begun, "runs": [], "gradient": []}
     stored = read_results(folder)
     for name, value in settings.items():
         if stored["config"].get(name) != value:
             had = stored["config"].get(name)
             raise RunFolderError(f"{folder} holds a comparison with {name}={had!r}, asked for is {value!r}")
-    return {**begun, "runs": stored["runs"]}
+    return {**begun, "runs": stored["runs"], "gradient": stored["gradient"]}
 
 
 def read_results(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -182,7 +203,7 @@ def read_results(folder: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(folder) / RESULTS
     try:
         results: dict[str, Any] = json.loads(path.read_text())
-        if (results["format"], results["version"]) != ("fastbin compare", VERSION):
+        if (results["format"], results["version"]) != ("fastbin compare", VERSION) or "gradient" not in results:
             raise ValueError(f"its format is {results['format']!r}, version {results['version']!r}")
         for run in results["runs"]:
             if run["status"] not in ("done", "failed") or run["kind"] not in KINDS:

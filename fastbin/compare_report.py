@@ -163,6 +163,7 @@ def page(results: Row) -> str:
         done = [run for run in results["runs"] if run["data"] == data and run["status"] == "done"]
         if done:
             parts += [f"<figure>{_svg(draw)}</figure>" for draw in (_Curves(done), _Shared(done))]
+        parts += [f"<figure>{_svg(_Gradient(g))}</figure>" for g in results["gradient"] if g["data"] == data]
     parts += [f"<p>{_safe(note)}</p>" for note in _NOTES]
     parts.append("<h2>How it was made</h2>")
     settings = {**results["made_with"], **results["config"], "seeds": sorted({run["seed"] for run in results["runs"]})}
@@ -238,6 +239,34 @@ class _Curves:
             axes.set_title(title)
             axes.grid(alpha=0.3)
         figure.legend(*accuracy.get_legend_handles_labels(), loc="outside right center", fontsize=8)
+
+
+class _Gradient:
+    """The gradient's error and its bound over the steps of a search, and at one of them over the temperatures."""
+
+    def __init__(self, measured: Row) -> None:
+        self.measured = measured
+
+    def __call__(self, figure: Any) -> None:
+        over_steps, over_taus = figure.subplots(1, 2)
+        for axes, rows, name in (
+            (over_steps, self.measured["log"], "step"),
+            (over_taus, self.measured["sweep"], "tau"),
+        ):
+            at = [row[name] for row in rows]
+            for value, label in (
+                ("gradient", "‖∇F‖"),
+                ("error", "‖g − ∇F‖"),
+                ("bound", f"bound, {rows[0]['bound_kind']}"),
+            ):
+                axes.plot(at, [row[value] for row in rows], marker=".", label=label)
+            axes.set_yscale("log")
+            axes.set_xlabel({"step": "step", "tau": "temperature τ"}[name])
+            axes.grid(alpha=0.3)
+            axes.legend()
+        over_taus.set_xscale("log")
+        over_steps.set_title("error of the gradient (hard, tanh) in a search")
+        over_taus.set_title(f"at step {self.measured['log'][-1]['step']}, at other temperatures")
 
 
 def _style(kind: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastbin.choices import VECTOR_TILES, vector_tiles, whole_chunks
+from fastbin.choices import VECTOR_SAMPLES, whole_chunks
 from fastbin.reference import words_for
 
 try:
@@ -77,11 +77,14 @@ def bit_matmul_packed(a: Tensor, b: Tensor, thresholds: Tensor) -> Tensor:
 def bit_linear(x: Tensor, words: Tensor) -> Tensor:
     """``x @ wᵀ``, as `fastbin.reference.bit_linear`.
 
+    Up to 16 samples, an input of 16 bits is rounded to 2^-23 of the largest of its chunk of 512 (from 3 samples on to
+    2^-31), one of float32 to 2^-31 of it (from 2 samples on to 2^-24 of itself and 2^-41 of the largest).
+
     Raises:
-        ValueError: x has more samples than 4 of floats or 16 of int8, and is float32 or not of whole 16-byte chunks.
+        ValueError: x has more than 16 samples, and is float32 or not of whole 16-byte chunks.
         RuntimeError: it has more samples than that and the device's compute capability is not 9.0.
     """
-    if vector_tiles(x) <= VECTOR_TILES:
+    if x.shape[-2] <= VECTOR_SAMPLES:
         return _bit_linear_vector(x, words)
     return _product("bit_linear", x, words, words.shape[-2])
 
@@ -98,7 +101,7 @@ def bit_linear_t(g: Tensor, words: Tensor, cols: int) -> Tensor:
 
 def _product(op: str, x: Tensor, words: Tensor, outputs: int) -> Tensor:
     if not whole_chunks(x):
-        few = "up to 4 samples of floats or 16 of int8, and " if op == "bit_linear" else ""
+        few = f"up to {VECTOR_SAMPLES} samples, and " if op == "bit_linear" else ""
         raise ValueError(
             f"the cpp implementation of {op} takes {few}bfloat16, float16 or int8 in rows of whole 16-byte chunks, "
             f"got {list(x.shape)} {x.dtype}"
@@ -115,7 +118,7 @@ def _product(op: str, x: Tensor, words: Tensor, outputs: int) -> Tensor:
 
 
 def _bit_linear_vector(x: Tensor, words: Tensor) -> Tensor:
-    """``x @ wᵀ`` for a few samples; an input is rounded to 2^-32 of its chunk's largest."""
+    """``x @ wᵀ`` for up to 16 samples."""
     x, words = x.contiguous(), words.contiguous()
     dtype = torch.int32 if x.dtype == torch.int8 else x.dtype
     y = x.new_empty((*x.shape[:-1], words.shape[-2]), dtype=dtype)
@@ -124,6 +127,5 @@ def _bit_linear_vector(x: Tensor, words: Tensor) -> Tensor:
         return y.zero_()
     if y.numel():
         sizes = (_members(x), x.shape[-2], words.shape[-2], x.shape[-1], _SCALARS[x.dtype])
-        workspace = words.new_empty(_cuda.bit_linear_workspace(*sizes))
-        _cuda.bit_linear_vector(x.data_ptr(), words.data_ptr(), y.data_ptr(), workspace.data_ptr(), *sizes, *queue)
+        _cuda.bit_linear_vector(x.data_ptr(), words.data_ptr(), y.data_ptr(), *sizes, *queue)
     return y

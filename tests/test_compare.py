@@ -109,6 +109,17 @@ def test_shared_weights(finished):
             assert shared["accuracy"][3:] == [run["test_accuracy"]] * 3
 
 
+def test_the_gradient_is_measured(finished):
+    (measured,) = read_results(finished)["gradient"]
+    # 150 samples, of which 96 are trained on by 16: 6 steps an epoch.
+    assert (measured["data"], measured["seed"]) == ("blobs", 0)
+    assert [row["step"] for row in measured["log"]] == list(range(18))
+    taus = [row["tau"] for row in measured["sweep"]]
+    assert taus == sorted(taus) and len(taus) == 7
+    assert {row["bound_kind"] for row in measured["log"] + measured["sweep"]} == {"estimated"}
+    assert all(row["error"] > 0 for row in measured["log"])
+
+
 # The test part
 
 
@@ -382,7 +393,7 @@ def test_the_report_needs_nothing_else(finished):
     page = Tables()
     page.feed(text)
     assert page.links == [] and "@import" not in text and "<script" not in text
-    assert text.count("<svg") == 2 and text.count("dense") >= 4  # text in figures is text
+    assert text.count("<svg") == 3 and text.count("dense") >= 4  # text in figures is text
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")

@@ -39,7 +39,7 @@ def test_rules_follow_from_the_configuration():
     config = SearchConfig(rule="sgd", estimator="sample", momentum=0.5, clip=3.0, lr_schedule="constant")
     assert config.rule_at(0.9) == SGD(lr=1.0, tau=0.03, clip=3.0, sample=True, momentum=0.5)
     assert SearchConfig(rule="bop", gamma=0.1, threshold=0.2).rule_at(0.3) == Bop(gamma=0.1, threshold=0.2)
-    assert SearchConfig(betas=(0.5, 0.6)).rule_at(0.0) == Adam(lr=0.01, betas=(0.5, 0.6))
+    assert SearchConfig(betas=(0.5, 0.6)).rule_at(0.0) == Adam(lr=0.02, betas=(0.5, 0.6))
     soft = SearchConfig(estimator="soft")
     assert soft.rule_at(0.0).sample is False and soft.rule_at(0.0).tau == 0.1
     assert soft.rule_at(0.5).tau == pytest.approx((0.1 * 0.02) ** 0.5)
@@ -92,7 +92,7 @@ def test_every_allowed_configuration_has_rules_and_survives_json(config, progres
 BAD = [
     ("hidden", [0]), ("hidden", [3, -1]), ("hidden", [2.0]), ("hidden", ["8"]), ("hidden", [True]),
     ("activation", "swish"), ("norm", "batch"), ("output_norm", "batch"), ("estimator", "exact"), ("rule", "lion"),
-    ("lr_schedule", "step"), ("tau_schedule", "step"),
+    ("lr_schedule", "step"), ("tau_schedule", "step"), ("encoding", "deskewed"),
     ("logit_scale", 0.0), ("logit_scale", math.nan), ("logit_scale", math.inf), ("logit_scale", "2"),
     ("lr", 0.0), ("lr", -1.0), ("lr", math.nan), ("lr", math.inf), ("lr", "0.1"),
     ("lr_end", -0.1), ("lr_end", math.nan),

@@ -159,16 +159,18 @@ def test_popc(kernels) -> None:
 
 
 def test_bit_linear_vector(kernels) -> None:
-    for architecture in ("80", "90a"):
-        found = {k.name: k for k in kernels["bit_linear_vector", architecture] if "vector_kernel" in k.name}
-        assert len(found) == 8
+    """A stage is two chunks of 32 rows: a mask for each register of the left operand and, of 16 bits, a shift a word."""
+    for architecture in ARCHITECTURES:
+        found = {k.name: k for k in kernels["bit_linear_vector", architecture]}
+        assert len(found) == 9
         for name, kernel in found.items():
-            assert kernel.count(r"BMMA\.168256\.AND\.POPC") >= 8
-            assert kernel.count(r"LDS\.128") >= 4
-            wide = kernel.count(r"LDG\.E\.EF\.128") + kernel.count(r"LDG\.E\.128")
-            assert (wide >= 4) == ("Lb1" in name), (name, wide)
-            if "Li4E" in name:
-                assert 256 * kernel.registers * 2 <= REGISTERS  # two blocks on a multiprocessor
+            half, tiles = "WayE1" in name, 2 if "Li16E" in name else 1
+            products = 2 * 64 * tiles if half else 2 * 32 * tiles
+            assert kernel.count(r"HMMA\.16816\.F32" if half else r"IMMA\.16832\.U8\.S8") == products, name
+            masks = kernel.count(r"LOP3\.LUT R\d+, R\d+(\.reuse)?, 0x[1248]0*[1248]?0*[1248]?0*[1248]?0*, RZ, 0xc0")
+            assert masks <= (2 * 16 * 16 if half else 2 * 16 * 8) + 40, (name, masks)
+            assert kernel.count(r"LDGSTS\S*\.128") >= 16 and kernel.count(r"LDS\.128") >= 2 * (4 + (16 if half else 8))
+            assert 512 * kernel.registers <= REGISTERS
 
 
 def test_mask_grad_update(kernels) -> None:

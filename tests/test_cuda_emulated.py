@@ -165,65 +165,90 @@ def test_a_capability_without_a_kernel_is_an_error(driver: Driver) -> None:
     arguments = ["/dev/null", "/dev/null", "/dev/null", "/dev/null", "0", "0", "0", "0"]
     told = run(driver.program, 75, "bit_matmul", "auto", 1, 2, 3, 4, 0, *arguments, status=2)
     assert told == "bit_matmul: device 1 has compute capability 7.5, 8.0 is needed\n"
-    told = run(driver.program, 100, "bit_linear", "vector", 0, 1, 1, 2, 3, 0, *arguments[:3], status=2)
-    assert told.startswith("bit_linear_vector: device 1 has no binary tensor cores; FASTBIN_CUDA_IMPL=triton")
+    told = run(driver.program, 75, "bit_linear", "vector", 0, 1, 1, 2, 3, 0, 132, *arguments[:3], status=2)
+    assert told == "bit_linear_vector: device 1 has compute capability 7.5, 8.0 is needed\n"
 
 
 # ----------------------------------------------------------------------------------------------------------- bit_linear
 
 SCALARS = (torch.float32, torch.bfloat16, torch.float16, torch.int8)  # in the order of enum Scalar
-VECTORS = [  # population, batch, rows, columns, words by which w misses an alignment to 16 bytes
-    (1, 1, 1, 1, 0),
-    (1, 1, 70, 2048, 0),  # whole 16-byte chunks
-    (2, 3, 19, 700, 0),  # 22 words
-    (1, 4, 300, 640, 1),  # more than a block of rows
-    (1, 4, 17, 4300, 0),  # more than a panel of planes
-    (3, 2, 33, 97, 0),
+# population, batch, rows, columns, words by which w misses an alignment to 16 bytes, capability, multiprocessors
+VECTORS = [
+    (1, 1, 1, 1, 0, 90, 132),
+    (1, 1, 70, 2048, 0, 80, 132),  # whole 16-byte chunks; the warps of a block split the inputs
+    (2, 2, 19, 700, 0, 120, 132),  # 22 words
+    (1, 3, 600, 640, 1, 86, 2),  # more than a block of rows, of which each warp has its own
+    (1, 4, 17, 4300, 0, 90, 132),  # the blocks of a cluster halve the inputs, unequally
+    (2, 8, 40, 3072, 0, 100, 132),
+    (3, 5, 33, 97, 0, 89, 132),
+    (1, 16, 40, 9250, 0, 90, 2),  # more than a panel, in a cluster
+    (1, 12, 33, 5000, 0, 86, 132),  # more than a panel, of the least shared memory
+    (2, 17, 40, 300, 0, 80, 132),  # more samples than a block takes
 ]
 
 
-def vector(driver: Driver, x: Tensor, w: Tensor, skip: int = 0) -> Tensor:
+def vector(
+    driver: Driver, x: Tensor, w: Tensor, skip: int = 0, capability: int = 90, multiprocessors: int = 132
+) -> Tensor:
     """``x @ wᵀ`` by the kernel, for x ``[P, B, C]`` and bool w ``[P, R, C]``."""
     (members, batch, cols), rows = x.shape, w.shape[1]
     dtype = torch.int32 if x.dtype == torch.int8 else x.dtype
-    sizes = (SCALARS.index(x.dtype), members, batch, rows, cols, skip)
-    y = driver(80, "bit_linear", "vector", *sizes, x, numpy_words(w), "out", dtype=dtype)
+    sizes = (SCALARS.index(x.dtype), members, batch, rows, cols, skip, multiprocessors)
+    y = driver(capability, "bit_linear", "vector", *sizes, x, numpy_words(w), "out", dtype=dtype)
     return y.view(members, batch, rows)
 
 
 @pytest.mark.parametrize("shape", VECTORS, ids=str)
 @pytest.mark.parametrize("dtype", SCALARS, ids=str)
 def test_bit_linear_vector(driver: Driver, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    members, batch, rows, cols, skip = shape
-    if dtype == torch.int8:
-        batch *= 4
+    members, batch, rows, cols, skip, capability, multiprocessors = shape
     x, w = values((members, batch, cols), dtype, 3), random_bits((members, rows, cols), 4)
-    assert_product(vector(driver, x, w, skip), x, w.double().mT, f"{dtype} {shape}")
+    y = vector(driver, x, w, skip, capability, multiprocessors)
+    assert_product(y, x, w.double().mT, f"{dtype} {shape}")
 
 
+@pytest.mark.parametrize("batch", [1, 2, 3, 16])
+@pytest.mark.parametrize("dtype", SCALARS, ids=str)
+def test_bit_linear_vector_of_extremes(driver: Driver, dtype: torch.dtype, batch: int) -> None:
+    """int8 at the ends of its range; floats that are large, or as small as there are, but all of a size."""
+    w = random_bits((1, 20, 700), 6)
+    if dtype == torch.int8:
+        x = values((1, batch, 700), dtype, 5, "extreme")
+        assert_product(vector(driver, x, w), x, w.double().mT)
+        return
+    info = torch.finfo(dtype)
+    for scale in (info.smallest_normal * info.eps, info.smallest_normal, info.max / 2**20):
+        x = (torch.randint(-50, 50, (1, batch, 700), generator=generator(5)).double() * scale).to(dtype)
+        assert_product(vector(driver, x, w), x, w.double().mT, scale)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("scale", [2.0**-149, 1e-38, 1e-30, 1e30])
-def test_bit_linear_vector_at_the_ends_of_float32(driver: Driver, scale: float) -> None:
-    x = torch.randint(-50, 50, (1, 1, 700), generator=generator(5)) * scale
+def test_bit_linear_vector_at_the_ends_of_float32(driver: Driver, scale: float, batch: int) -> None:
+    x = torch.randint(-50, 50, (1, batch, 700), generator=generator(5)) * scale
     x = x.float()
     w = random_bits((1, 20, 700), 6)
     assert_product(vector(driver, x, w), x, w.double().mT, scale)
 
 
-def test_bit_linear_vector_of_mixed_magnitudes(driver: Driver) -> None:
-    """A chunk's largest input costs the others no more than 2^-32 of it."""
-    x = torch.randn(1, 1, 512, generator=generator(7))
+@pytest.mark.parametrize("batch", [1, 2])
+def test_bit_linear_vector_of_mixed_magnitudes(driver: Driver, batch: int) -> None:
+    """A chunk's largest input costs the others, of float32, no more than 2^-31 of it."""
+    x = torch.randn(1, batch, 512, generator=generator(7))
     x[..., 13] = 1000.0
     w = random_bits((1, 40, 512), 8)
     w[:, :20, 13] = False
     assert_product(vector(driver, x, w), x, w.double().mT)
 
 
-def test_bit_linear_vector_lets_no_infinity_vanish(driver: Driver) -> None:
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("dtype", SCALARS[:3], ids=str)
+def test_bit_linear_vector_lets_no_infinity_vanish(driver: Driver, dtype: torch.dtype, batch: int) -> None:
     for odd in (torch.inf, -torch.inf, torch.nan):
-        x = torch.ones(1, 1, 600)
-        x[..., 550] = odd
-        w = torch.ones(1, 3, 600, dtype=torch.bool)
-        assert not vector(driver, x, w).isfinite().any()
+        x = torch.ones(1, batch, 600, dtype=dtype)
+        x[:, 0, 550] = odd
+        y = vector(driver, x, torch.ones(1, 3, 600, dtype=torch.bool))
+        assert not y[:, 0].isfinite().any() and (y[:, 1:] == 600).all()
 
 
 # ----------------------------------------------------------------------------------------------- bit_linear, many samples

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import pickle
 from collections.abc import Iterator
 from typing import Any
@@ -21,11 +20,6 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from fastbin import SearchConfig, load_result
 from fastbin.sklearn import WeightFreeClassifier
 
-# All of scikit-learn's checks must pass but these.
-EXCEPTIONS: dict[str, str] = {}
-if not os.environ.get("SCIPY_ARRAY_API"):
-    EXCEPTIONS["check_array_api_input"] = "skipped by scikit-learn itself unless SCIPY_ARRAY_API is set"
-
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
@@ -33,11 +27,9 @@ def _one_thread() -> Iterator[None]:
         yield
 
 
-@parametrize_with_checks(
-    [WeightFreeClassifier(hidden=(64, 64), epochs=40, batch_size=16)],
-    expected_failed_checks=lambda estimator: EXCEPTIONS,
-)
+@parametrize_with_checks([WeightFreeClassifier(hidden=(64, 64), epochs=40, batch_size=32)])
 def test_checks_of_sklearn(estimator: WeightFreeClassifier, check: Any) -> None:
+    """All of them, without exception; scikit-learn itself skips check_array_api_input unless SCIPY_ARRAY_API is set."""
     check(estimator)
 
 

@@ -26,6 +26,7 @@ from fastbin.theory import (
     surrogate,
 )
 
+PROBLEMS = 40  # to find the optimum of; with 100, 89 come within 1 %
 FORMS = [((4, 3), "tanh"), ((4, 3), "relu"), ((4, 2, 2), "tanh"), ((3, 2, 3), "tanh"), ((6, 8, 4), "tanh")]
 
 
@@ -80,7 +81,7 @@ def test_derivatives_against_differences():
     slope = (loss(w + step * v) - loss(w - step * v)) / (2 * step)
     assert float(loss.gradient(w) @ v) == pytest.approx(float(slope), rel=1e-6, abs=1e-9)
     curve = (loss.gradient(w + step * v) - loss.gradient(w - step * v)) / (2 * step)
-    assert torch.allclose(loss.hessian_times(w, v), curve, rtol=1e-5, atol=1e-8)
+    assert torch.allclose(loss.hessian_times(w, v[None])[0], curve, rtol=1e-5, atol=1e-8)
     many = torch.rand(3, loss.d, generator=generator, dtype=torch.float64)
     assert torch.allclose(loss.values(many), torch.stack([loss(row) for row in many]))
     assert torch.allclose(loss.gradients(many), torch.stack([loss.gradient(row) for row in many]))
@@ -341,20 +342,21 @@ def test_a_log_with_gaps_is_refused():
 
 
 def test_searches_find_the_best_of_all_weights():
-    """100 random problems of 12 edges, the best of 5 seeds: at least 80 within 1 % of the least of 4096 losses."""
+    """Random problems of 12 edges, the best of 5 seeds: at least 80 % within 1 % of the least of 4096 losses."""
     config = SearchConfig(
         activation="tanh", norm="none", logit_scale=4.0, estimator="sample", betas=(0.7, 0.999), lr=0.5, tau=1.0,
         tau_end=0.3, epochs=60,
     )  # fmt: skip
-    found = [optimum(*problem((4, 2, 2), seed, n=24), (4, 2, 2), config) for seed in range(100)]
+    problems = [problem((4, 2, 2), seed, n=24) for seed in range(PROBLEMS)]
+    found = [optimum(x, y, (4, 2, 2), config) for x, y in problems]
     assert all(o.excess >= -1e-9 for o in found)
-    assert sum(o.excess <= 0.01 for o in found) >= 80
+    assert sum(o.excess <= 0.01 for o in found) >= 0.8 * PROBLEMS
     # What five random draws would give: the test can fail.
     drawn = 0
-    for seed in range(100):
+    for seed in range(PROBLEMS):
         values = RelaxedLoss(Perceptron((4, 2, 2), "tanh", "none", 4.0), *problem((4, 2, 2), seed, n=24)).values(
             corners(12)
         )
         picks = values[torch.randint(4096, (5,), generator=torch.Generator().manual_seed(seed))]
         drawn += float(picks.min() / values.min()) <= 1.01
-    assert drawn < 20
+    assert drawn < 0.2 * PROBLEMS

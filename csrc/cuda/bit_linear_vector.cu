@@ -1,18 +1,27 @@
-// bit_linear for a few samples at the speed of memory, by the binary tensor cores; compute capability 8.0 to 9.0.
+// bit_linear for a few samples: bits of w become operands of the tensor cores by one AND each.
 //
-// An H100 reads 3.35 TB/s, which is 14.5 bytes or 116 bits of w a cycle and multiprocessor (132 at 1.75 GHz). Adding x
-// under a mask would be two instructions an edge of the 128 a cycle there are; a byte's sum looked up in shared memory
-// is one for eight edges, but 32 random addresses hit a bank 3.5 times; decoding bits to bfloat16 for the tensor cores
-// is two operations for two edges on units that do 64 a cycle. So w stays as it is and x becomes bits instead: a value
-// is a 32-bit integer in units of its chunk's scale, 32 bit planes, and a plane's product with w is AND and popcount. A
-// tile of eight planes against 16 rows and 256 inputs is one instruction, so a sample costs four for 4096 edges. At
-// 16384 bit products a cycle (A100) that is 512 edges a cycle with one sample, 128 with four: memory is the limit up to
-// there.
+// mma.sync wants 16 x 16 float16 or 16 x 32 bytes of w, two or four to a register. A mask keeps of each half (byte) of
+// a word one bit, the same one, which is a number then: bit p of a half is 2^(p - 24) in float16, a denormal up to p =
+// 9 (those from 10 on are shifted down by 6 first), bit p of a byte is 2^p. So a register of the left operand costs one
+// operation, and x carries the inverse power: every input has its own place in a word, which inputs meet in a product
+// does not matter, and the powers cancel. Where a lane's words are those of one row, x is dealt out likewise.
 //
-// The integers are two's complement: plane p weighs 2^p, plane 31 -2^31. A chunk of 512 inputs has its own scale, the
-// power of two 2^e just above its largest value, in units of 2^(e - 31): the error of an input is at most 2^-32 of its
-// chunk's largest. Counts add up exactly; only chunks are summed in float32, in a fixed order. int8 has eight planes
-// and no scale, and is exact.
+//   Way::kBytes   x is an integer of 24 bits (16-bit floats), 32 (float32) or 8 in units of its chunk's scale; times
+//                 2^(7 - p) it is cut into 4, 5 or 2 signed bytes, columns of the right operand. Products of 32 inputs
+//                 at a time, exact. For as few samples as the columns allow, and for int8.
+//   Way::kHalf    x is float16 in units of its chunk's scale, or two of them, the second what the first leaves, for
+//                 float32. Twice the masks and products of kBytes, a quarter of its columns.
+//
+// A chunk of 512 inputs has its own scale, 2^e <= its largest value < 2^(e + 1). An input of 16 bits is off by at most
+// 2^-23 (kBytes) or 2^-31 (kHalf) of its chunk's largest, one of float32 by 2^-31 of it (kBytes), or by 2^-24 of itself
+// and 2^-41 of the largest (kHalf). Chunks are added in float32 in a fixed order. Infinities and NaN make every output
+// of their sample NaN. int8 is exact.
+//
+// A warp has 32 rows, reads 128 bytes of each at a time into shared memory, asynchronously, and multiplies what it read
+// before. The warps of a block deal out rows and stages of inputs; so that each multiprocessor turns fewer of x's
+// inputs into operands, two blocks of a cluster may halve them. Sums of warps and blocks are added at the end, in
+// order.
+#include <algorithm>
 #include <type_traits>
 
 #include "cuda/bit_linear.h"
@@ -22,255 +31,413 @@ namespace fastbin::cuda {
 namespace {
 
 constexpr unsigned kAll = 0xffffffffu;
+constexpr int kMostWarps = 16;
+constexpr int kChunk = 512;  // inputs: 16 words of a row, 4 for each lane of a quad
+constexpr int kStageChunks = 2;
+constexpr int kStageWords = kStageChunks * kChunk / 32;  // a cache line
+constexpr int kWarpRows = 32;
+constexpr int kSlotWords = kWarpRows * kStageWords;
 
-template <Scalar kType>
-__device__ __forceinline__ float load_float(const void* x, int64_t at) {
-  if constexpr (kType == Scalar::kFloat32) return static_cast<const float*>(x)[at];
-  const uint16_t bits = static_cast<const uint16_t*>(x)[at];
-  if constexpr (kType == Scalar::kFloat16) return float_of_half(bits);
-  return __uint_as_float(static_cast<uint32_t>(bits) << 16);
+enum class Way { kBytes, kHalf };
+
+// Columns of the right operand of a sample whose values have kBytes bytes.
+__host__ __device__ constexpr int columns_of(int bytes, Way way) {
+  return way == Way::kHalf ? (bytes == 4 ? 2 : 1) : (bytes == 4 ? 5 : bytes == 2 ? 4 : 2);
 }
 
-// x as bit planes, a block for each chunk of a sample and a warp for each of its words.
-template <Scalar kType>
-__global__ void __launch_bounds__(32 * kChunkWords) bit_planes_kernel(const BitLinear p) {
-  const int lane = static_cast<int>(threadIdx.x % 32), word = static_cast<int>(threadIdx.x / 32);
-  const int64_t sample = blockIdx.x % p.batch, member_chunk = blockIdx.x / p.batch;
-  const int64_t member = member_chunk / p.chunks(), chunk = member_chunk % p.chunks();
-  const int64_t input = chunk * (32 * kChunkWords) + threadIdx.x;
-  const int64_t at = (member * p.batch + sample) * p.inputs + input;
-  const bool inside = input < p.inputs;
+// 16-byte pieces of the right operand of a chunk: a column's for a lane are its 4 words' registers.
+__host__ __device__ constexpr int pieces_of(Way way, int columns) { return 4 * (way == Way::kHalf ? 16 : 8) * columns; }
 
-  int32_t value;
-  if constexpr (kType == Scalar::kInt8) {
-    value = inside ? static_cast<const signed char*>(p.x)[at] : 0;
-  } else {
-    __shared__ float largest_of[kChunkWords];
-    const float real = inside ? load_float<kType>(p.x, at) : 0.0f;
-    float largest = fabsf(real);
-    if (!(largest <= 3.4028235e38f)) largest = __int_as_float(0x7f800000);  // fmaxf would lose a NaN
-#pragma unroll
-    for (int mask = 16; mask > 0; mask /= 2) largest = fmaxf(largest, __shfl_xor_sync(kAll, largest, mask));
-    if (lane == 0) largest_of[word] = largest;
-    __syncthreads();
-    largest = largest_of[lane % kChunkWords];
-#pragma unroll
-    for (int mask = kChunkWords / 2; mask > 0; mask /= 2) {
-      largest = fmaxf(largest, __shfl_xor_sync(kAll, largest, mask));
-    }
-    const bool finite = largest <= 3.4028235e38f;
-    // A unit of 2^-149 holds every float32 below 2^-118.
-    const int exponent = finite && largest > 0x1p-118f ? ilogbf(largest) + 1 : -118;
-    value = finite ? __float2int_rn(ldexpf(real, 31 - exponent)) : 0;
-    if (threadIdx.x == 0) {
-      const float unit = finite ? ldexpf(1.0f, exponent - 31) : __int_as_float(0x7fc00000);
-      p.workspace[p.plane_words() + blockIdx.x] = __float_as_uint(unit);
-    }
-  }
-
-  constexpr int kPlanes = planes_of(kType);
-  uint32_t mine = 0;
-#pragma unroll
-  for (int plane = 0; plane < kPlanes; ++plane) {
-    const uint32_t bits = __ballot_sync(kAll, (value >> plane & 1) != 0);
-    if (lane == plane) mine = bits;
-  }
-  if (lane < kPlanes) {
-    p.workspace[(member_chunk * p.columns() + sample * kPlanes + lane) * kChunkWords + word] = mine;
-  }
-}
-
-constexpr int kWarps = 8;
-constexpr int kThreads = 32 * kWarps;
-constexpr int kPanelWords = 16 * 1024;  // of bit planes in shared memory: 64 KiB
-constexpr int kAhead = 2;               // chunks whose words are on their way while as many are multiplied
-
-// A block's 8 warps are 8 / splits groups of 16 rows each; the chunks of a group are dealt out among `splits` warps.
+// How the work is cut: `warps` of a block are groups of 32 rows times `splits` of its stages; a cluster's blocks halve
+// the stages; those of a block are `panels`, whose part of x is in shared memory at a time.
 struct Cut {
-  int splits;
-  int64_t row_blocks;    // of a member
-  int64_t panel_chunks;  // whose planes are in shared memory at a time: a multiple of kAhead * splits
+  int warps, splits, cluster, panels, panel_stages;
+  unsigned row_blocks, sample_blocks;
+  bool whole_chunks;    // rows of w are whole 16-byte chunks and start on 16 bytes
+  bool whole_fours;     // four values of x can be read at once
+  bool w_leaves_first;  // of L2
 };
 
-// Four words of a row from word `first` on, zeros past its end.
-template <bool kVector>
-__device__ __forceinline__ uint4 load_words(const uint32_t* row, int64_t first, int64_t words) {
-  if constexpr (kVector) {
-    return first < words ? __ldcs(reinterpret_cast<const uint4*>(row + first)) : make_uint4(0, 0, 0, 0);
-  } else {
-    uint32_t w[4];
+// 2^exponent, from 2^-126 on.
+__device__ __forceinline__ float power(int exponent) {
+  return __uint_as_float(static_cast<uint32_t>(exponent + 127) << 23);
+}
+
+// Four neighbouring values as they lie in memory, those past `left` as zeros.
+template <int kBytes>
+__device__ __forceinline__ void load_four(uint32_t (&four)[kBytes], const void* x, int64_t at, int64_t left,
+                                          bool whole) {
+  const auto* from = static_cast<const unsigned char*>(x) + at * kBytes;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) w[i] = first + i < words ? __ldcs(row + first + i) : 0;
-    return make_uint4(w[0], w[1], w[2], w[3]);
+  for (int i = 0; i < kBytes; ++i) four[i] = 0;
+  if (whole && left >= 4) return load_words(four, from);
+#pragma unroll
+  for (int i = 0; i < 4 * kBytes; ++i) {
+    if (i / kBytes < left) four[i / 4] |= static_cast<uint32_t>(from[i]) << 8 * (i % 4);
   }
 }
 
-// Sums `v` over the quad of lanes; lane q of it gets the sum of v[q].
-__device__ __forceinline__ int32_t scatter_over_quad(const int32_t (&v)[4]) {
-  const bool upper = (threadIdx.x & 2) != 0, odd = (threadIdx.x & 1) != 0;
-  const int32_t first = (upper ? v[2] : v[0]) + __shfl_xor_sync(kAll, upper ? v[0] : v[2], 2);
-  const int32_t second = (upper ? v[3] : v[1]) + __shfl_xor_sync(kAll, upper ? v[1] : v[3], 2);
-  return (odd ? second : first) + __shfl_xor_sync(kAll, odd ? first : second, 1);
+template <int kBytes>
+__device__ __forceinline__ float value_of(const uint32_t (&four)[kBytes], int i, Scalar type) {
+  if constexpr (kBytes == 4) return __uint_as_float(four[i]);
+  const uint32_t bits = four[i * kBytes / 4] >> 8 * (i * kBytes % 4);
+  if constexpr (kBytes == 1) return static_cast<float>(static_cast<signed char>(bits & 0xff));
+  if (type == Scalar::kBFloat16) return __uint_as_float(bits << 16);
+  return float_of_half(static_cast<uint16_t>(bits & 0xffff));
 }
 
-__device__ __forceinline__ void store(const BitLinear& p, int64_t at, float value) {
-  if (p.type == Scalar::kFloat32) {
-    static_cast<float*>(p.y)[at] = value;
-  } else {
-    static_cast<uint16_t*>(p.y)[at] = p.type == Scalar::kFloat16 ? half_of_float(value) : bfloat16_of_float(value);
-  }
-}
-
-__device__ __forceinline__ void store(const BitLinear& p, int64_t at, int32_t value) {
-  static_cast<int32_t*>(p.y)[at] = value;
-}
-
-// Sum is float, or int32_t for int8. kTiles: tiles of eight bit planes, of all samples; those past the batch are
-// skipped. kVector: rows of w are whole 16-byte chunks and start on 16 bytes.
-template <typename Sum, int kTiles, bool kVector>
-__global__ void __launch_bounds__(kThreads, kTiles <= 4 ? 2 : 1)
-    bit_linear_vector_kernel(const BitLinear p, const Cut cut) {
-  constexpr bool kExact = std::is_same_v<Sum, int32_t>;
-  constexpr int kSamples = kExact ? kTiles : kTiles / 4;
-  __shared__ Sum partial[kWarps][kSamples][16];
-  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32), q = lane % 4;
-  const int split = warp % cut.splits, group = warp / cut.splits, groups = kWarps / cut.splits;
-  const int64_t member = blockIdx.x / cut.row_blocks;
-  const int64_t first_row = (blockIdx.x % cut.row_blocks * groups + group) * 16;
-  const int64_t words = p.words(), chunks = p.chunks(), row = first_row + lane / 4;
-  const int tiles = static_cast<int>(p.columns() / 8);
-  const uint32_t* upper_row = row < p.rows ? p.w + (member * p.rows + row) * words : nullptr;
-  const uint32_t* lower_row = row + 8 < p.rows ? p.w + (member * p.rows + row + 8) * words : nullptr;
-  const uint32_t* planes = p.workspace + member * chunks * p.columns() * kChunkWords;
-  const uint32_t* units = p.workspace + p.plane_words() + member * chunks * p.batch;
-  uint32_t* panel = dynamic_shared();
-  const int64_t chunk_words = p.columns() * kChunkWords;
-
-  // Lane (g, q) of a fragment takes words 4 q .. 4 q + 3 of rows g and g + 8, two of them for each of two products:
-  // which bits meet does not matter as long as the planes, whose fragments are their words in order, do it likewise.
-  const auto load = [&](int64_t chunk, uint4(&out)[2]) {
-    const int64_t first = chunk * kChunkWords + 4 * q;
-    const uint4 none = make_uint4(0, 0, 0, 0);
-    out[0] = chunk < chunks && upper_row != nullptr ? load_words<kVector>(upper_row, first, words) : none;
-    out[1] = chunk < chunks && lower_row != nullptr ? load_words<kVector>(lower_row, first, words) : none;
-  };
-
-  int32_t counts[kTiles][4] = {};
-  Sum sums[kSamples] = {};
-  uint4 ahead[kAhead][2];
+// 16 values of a chunk, four times four, become pieces of the right operand; the lanes of the warp have the others. Way
+// kHalf: a lane's values i and i + 4 of each eight are bits p and p + 16 of a word, four p from 4 (g % 4) on. Way
+// kBytes: i, i + 4, i + 8, i + 12 are bits p, p + 8, p + 16, p + 24, four p from 4 (g % 2) on.
+template <int kBytes, Way kWay, int kColumns>
+__device__ __forceinline__ void put(uint4* to, float* unit_to, const uint32_t (&fours)[4][kBytes], Scalar type) {
+  constexpr int kPerSample = columns_of(kBytes, kWay);
+  const int lane = static_cast<int>(threadIdx.x % 32), g = lane / 4;
+  float v[16], largest = 0.0f;
 #pragma unroll
-  for (int i = 0; i < kAhead; ++i) load(split + i * cut.splits, ahead[i]);
-
-  // A warp's chunks are split, split + splits, ... A panel is a whole number of rounds of kAhead of them, so that what
-  // was loaded ahead at its end is what the next one begins with.
-  for (int64_t first_chunk = 0; first_chunk < chunks; first_chunk += cut.panel_chunks) {
-    const int64_t left = chunks - first_chunk;
-    const int64_t count = left < cut.panel_chunks ? left : cut.panel_chunks;
-    __syncthreads();  // the panel before is read by none
-    for (int64_t i = threadIdx.x; i < count * chunk_words / 4; i += kThreads) {
-      copy_async<16>(panel + 4 * i, planes + first_chunk * chunk_words + 4 * i, true);
+  for (int i = 0; i < 16; ++i) v[i] = value_of(fours[i / 4], i % 4, type);
+  int exponent = 0;
+  if constexpr (kBytes > 1) {
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      const float size = fabsf(v[i]);
+      largest = fmaxf(largest, size <= 3.4028235e38f ? size : __int_as_float(0x7f800000));  // fmaxf would lose a NaN
     }
-    commit_copies();
-    wait_copies<0>();
-    __syncthreads();
+#pragma unroll
+    for (int mask = 16; mask > 0; mask /= 2) largest = fmaxf(largest, __shfl_xor_sync(kAll, largest, mask));
+    const bool finite = largest <= 3.4028235e38f;
+    constexpr int kLeast = kWay == Way::kHalf ? -112 : -119;  // so that scales and units are numbers
+    exponent = static_cast<int>(__float_as_uint(largest) >> 23) - 127;
+    if (!finite || exponent < kLeast) exponent = kLeast;
+    if (!finite) {
+#pragma unroll
+      for (int i = 0; i < 16; ++i) v[i] = 0.0f;
+    }
+    const int unit = kWay == Way::kHalf ? exponent : exponent - (kBytes == 4 ? 30 : 22);
+    if (lane < kPerSample) unit_to[lane] = finite ? ldexpf(1.0f, unit) : __int_as_float(0x7fc00000);
+  }
 
-    for (int64_t c = split; c < count; c += kAhead * cut.splits) {
-      uint4 now[kAhead][2];
+  if constexpr (kWay == Way::kHalf) {
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        now[i][0] = ahead[i][0];
-        now[i][1] = ahead[i][1];
-        load(first_chunk + c + (kAhead + i) * cut.splits, ahead[i]);
-      }
+    for (int eight = 0; eight < 2; ++eight) {
+      uint32_t words[kPerSample][4];
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        const int64_t chunk = c + i * cut.splits;
-        if (chunk >= count) break;
-        const uint32_t first[4] = {now[i][0].x, now[i][1].x, now[i][0].y, now[i][1].y};
-        const uint32_t second[4] = {now[i][0].z, now[i][1].z, now[i][0].w, now[i][1].w};
-        const uint4* fragments = reinterpret_cast<const uint4*>(panel + chunk * chunk_words) + lane;
-#pragma unroll
-        for (int t = 0; t < kTiles; ++t) {
-          if (t >= tiles) break;
-          const uint4 fragment = fragments[t * 32];
-          and_popcount_mma(counts[t], first, fragment.x, fragment.y);
-          and_popcount_mma(counts[t], second, fragment.z, fragment.w);
+      for (int i = 0; i < 4; ++i) {
+        const int bit = 4 * (g % 4) + i;
+        const float scale = power((kBytes == 4 ? 14 : 15) - exponent - (bit < 10 ? bit : bit - 6));
+        const float low = v[8 * eight + i] * scale, high = v[8 * eight + 4 + i] * scale;
+        const uint16_t low_half = half_of_float(low), high_half = half_of_float(high);
+        words[0][i] = low_half | static_cast<uint32_t>(high_half) << 16;
+        if constexpr (kPerSample == 2) {
+          const uint16_t low_rest = half_of_float((low - float_of_half(low_half)) * 2048.0f);
+          const uint16_t high_rest = half_of_float((high - float_of_half(high_half)) * 2048.0f);
+          words[1][i] = low_rest | static_cast<uint32_t>(high_rest) << 16;
         }
-        if constexpr (!kExact) {
-          // counts[4 s + t][..] of planes 8 t + 2 q, 8 t + 2 q + 1 of sample s. The lower and the upper 16 planes are
-          // summed apart: at most 512 * 2^16 each, in an int32.
+      }
+      uint4* place = to + ((g / 4 + 2 * eight) * 4 + g % 4) * (4 * kColumns);
 #pragma unroll
-          for (int s = 0; s < kSamples; ++s) {
-            if (4 * s >= tiles) break;
-            int32_t halves[4];  // upper and lower planes of row g, then of row g + 8
+      for (int c = 0; c < kPerSample; ++c)
+        place[4 * c] = make_uint4(words[c][0], words[c][1], words[c][2], words[c][3]);
+    }
+  } else {
+    uint32_t words[kPerSample][4];
 #pragma unroll
-            for (int r = 0; r < 2; ++r) {
-              const auto pair = [&](int t, int sign) {
-                return counts[4 * s + t][2 * r] + sign * 2 * counts[4 * s + t][2 * r + 1];
-              };
-              const int sign = q == 3 ? -1 : 1;  // of plane 31
-              halves[2 * r] = (pair(2, 1) + 256 * pair(3, sign)) * (1 << 2 * q);
-              halves[2 * r + 1] = (pair(0, 1) + 256 * pair(1, 1)) * (1 << 2 * q);
-            }
-            const float unit = __uint_as_float(units[(first_chunk + chunk) * p.batch + s]);
-            const float sum = static_cast<float>(scatter_over_quad(halves));
-            sums[s] = fmaf(sum, q % 2 == 0 ? 65536.0f * unit : unit, sums[s]);
+    for (int i = 0; i < 4; ++i) {
+      uint32_t digits[4], last[4];  // the lower four signed bytes of each value, and the fifth
 #pragma unroll
-            for (int t = 4 * s; t < 4 * s + 4; ++t) counts[t][0] = counts[t][1] = counts[t][2] = counts[t][3] = 0;
+      for (int b = 0; b < 4; ++b) {
+        const int up = kBytes == 4 ? 30 - exponent : kBytes == 2 ? 22 - exponent : 0;
+        const int shift = 7 - 4 * (g % 2) - i;
+        const int32_t integer = __float2int_rn(v[4 * b + i] * power(up / 2) * power(up - up / 2));
+        // Adding 2^7 to each byte but the last carries what a signed one cannot hold.
+        constexpr uint32_t kBias = kBytes == 4 ? 0x80808080u : kBytes == 2 ? 0x808080u : 0x80u;
+        const int64_t whole = static_cast<int64_t>(integer) * (1 << shift) + kBias;
+        digits[b] = static_cast<uint32_t>(whole) ^ kBias;
+        last[b] = static_cast<uint32_t>(whole >> 32) & 0xffu;
+      }
+      const auto transposed = [&](uint32_t pick) {  // byte j or j + 1 of all four
+        return __byte_perm(__byte_perm(digits[0], digits[1], pick), __byte_perm(digits[2], digits[3], pick), 0x5410);
+      };
+#pragma unroll
+      for (int c = 0; c < (kPerSample < 4 ? kPerSample : 4); ++c) {
+        words[c][i] = transposed(static_cast<uint32_t>(0x40 + 0x11 * c));
+      }
+      if constexpr (kPerSample == 5) words[4][i] = last[0] | last[1] << 8 | last[2] << 16 | last[3] << 24;
+    }
+    uint4* place = to + g * (4 * kColumns);
+#pragma unroll
+    for (int c = 0; c < kPerSample; ++c) place[4 * c] = make_uint4(words[c][0], words[c][1], words[c][2], words[c][3]);
+  }
+}
+
+// Element e of four words.
+__device__ __forceinline__ uint32_t word_of(const uint4& words, int e) {
+  return e == 0 ? words.x : e == 1 ? words.y : e == 2 ? words.z : words.w;
+}
+
+// Adds to `sums` the product of a chunk of 32 rows, of which this lane has words 4 q .. 4 q + 3 of rows g, g + 8, g +
+// 16 and g + 24, with `right`, where this lane's pieces of column g start.
+template <int kBytes, Way kWay, int kColumns, typename Sum, int kTiles>
+__device__ __forceinline__ void multiply(Sum (&sums)[2][kTiles][4], const uint4 (&w)[4], const uint4* right,
+                                         const float* units) {
+  constexpr int kMasks = kWay == Way::kHalf ? 16 : 8, kPerSample = columns_of(kBytes, kWay);
+  std::conditional_t<kWay == Way::kHalf, float, int32_t> counts[2][kTiles][4] = {};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    uint32_t word[4], shifted[4];
+#pragma unroll
+    for (int r = 0; r < 4; ++r) word[r] = word_of(w[r], i), shifted[r] = word[r] >> 6;
+#pragma unroll
+    for (int h = 0; h < kMasks / 4; ++h) {
+      uint4 b[kTiles];
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n) b[n] = right[(i * (kMasks / 4) + h) * (4 * kColumns) + 32 * n];
+#pragma unroll
+      for (int m = 0; m < 4; ++m) {  // two masks of two rows of fragments
+        uint32_t a[4];
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const int bit = 4 * h + m / 2 * 2 + e / 2, r = m % 2 * 2 + e % 2;
+          if constexpr (kWay == Way::kHalf) {
+            a[e] = bit < 10 ? word[r] & 0x00010001u << bit : shifted[r] & 0x00010001u << (bit - 6);
+          } else {
+            a[e] = word[r] & 0x01010101u << bit;
+          }
+        }
+#pragma unroll
+        for (int n = 0; n < kTiles; ++n) {
+          const uint32_t b0 = word_of(b[n], m / 2 * 2), b1 = word_of(b[n], m / 2 * 2 + 1);
+          if constexpr (kWay == Way::kHalf) {
+            half_mma(counts[m % 2][n], a, b0, b1);
+          } else {
+            byte_mma(counts[m % 2][n], a, b0, b1);
           }
         }
       }
     }
   }
-
+  const int q = static_cast<int>(threadIdx.x % 4);
+  float weight[2];  // of this lane's columns
 #pragma unroll
-  for (int s = 0; s < kSamples; ++s) {
-    if constexpr (kExact) {
-      int32_t rows[4] = {0, 0, 0, 0};
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const int sign = q == 3 ? -1 : 1;  // of plane 7
-        rows[2 * r] = (counts[s][2 * r] + sign * 2 * counts[s][2 * r + 1]) * (1 << 2 * q);
-      }
-      sums[s] = scatter_over_quad(rows);
-    }
-    sums[s] += __shfl_xor_sync(kAll, sums[s], 1);
-    if (q % 2 == 0) partial[warp][s][lane / 4 + 4 * q] = sums[s];
+  for (int e = 0; e < 2; ++e) {
+    const int part = kPerSample == 5 ? 2 * q + e : (2 * q + e) % kPerSample;
+    weight[e] = kWay == Way::kBytes ? power(8 * part - 7) : kBytes == 2 ? 512.0f : part == 0 ? 1024.0f : 0.5f;
   }
-  __syncthreads();
-  for (int i = static_cast<int>(threadIdx.x); i < groups * 16 * static_cast<int>(p.batch); i += kThreads) {
-    const int local = i % (groups * 16), sample = i / (groups * 16);
-    const int64_t output = blockIdx.x % cut.row_blocks * (groups * 16) + local;
-    if (output >= p.rows) continue;
-    Sum sum = 0;
-    for (int k = 0; k < cut.splits; ++k) sum += partial[local / 16 * cut.splits + k][sample][local % 16];
-    store(p, (member * p.batch + sample) * p.rows + output, sum);
+#pragma unroll
+  for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        if constexpr (kBytes == 1) {  // its two columns are this lane's
+          if (e % 2 == 0) sums[m][n][e] += (counts[m][n][e] + 256 * counts[m][n][e + 1]) >> 7;
+        } else {
+          sums[m][n][e] =
+              fmaf(static_cast<float>(counts[m][n][e]) * weight[e % 2], units[8 * n + 2 * q + e % 2], sums[m][n][e]);
+        }
+      }
+    }
   }
 }
 
-template <Scalar kType>
-void run(const BitLinear& p, const Queue& queue, const Shape& shape) {
-  using Sum = std::conditional_t<kType == Scalar::kInt8, int32_t, float>;
-  launch(shape, bit_planes_kernel<kType>, p.population * p.chunks() * p.batch, 32 * kChunkWords, 0, queue, p);
+template <int kBytes, Way kWay, int kColumns>
+__global__ void __launch_bounds__(32 * kMostWarps, 1) bit_linear_vector_kernel(const BitLinear p, const Cut cut) {
+  constexpr int kTiles = (kColumns + 7) / 8, kPerSample = columns_of(kBytes, kWay);
+  constexpr int kPieces = pieces_of(kWay, kColumns), kUnits = 8 * kTiles;
+  using Sum = std::conditional_t<kBytes == 1, int32_t, float>;
+  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
+  const int q = lane % 4, g = lane / 4;
+  unsigned index = blockIdx.x;
+  const int rank = static_cast<int>(index % static_cast<unsigned>(cut.cluster));
+  index /= static_cast<unsigned>(cut.cluster);
+  const int first_sample = static_cast<int>(index % cut.sample_blocks) * (kColumns / kPerSample);
+  index /= cut.sample_blocks;
+  const int64_t member = index / cut.row_blocks;
+  const int split = warp % cut.splits, group = warp / cut.splits, block_rows = cut.warps / cut.splits * kWarpRows;
+  const int64_t first_row = int64_t{index % cut.row_blocks} * block_rows, words = p.words();
+  const int64_t stages = int64_t{cut.panels} * cut.panel_stages, first_stage = rank * stages;
+  const int panel_chunks = cut.panel_stages * kStageChunks;
+  const int64_t samples_left = p.batch - first_sample;
+  const int samples = samples_left < kColumns / kPerSample ? static_cast<int>(samples_left) : kColumns / kPerSample;
 
-  // As many rows to a block as leave every multiprocessor a block: the more rows, the fewer times the planes are read.
-  const int64_t tiles = p.population * ((p.rows + 15) / 16);
-  const int64_t multiprocessors = attribute(cudaDevAttrMultiProcessorCount, queue.device, shape);
-  const int64_t held = kPanelWords / (p.columns() * kChunkWords);
-  Cut cut{1, 0, 0};
-  while (2 * cut.splits <= kWarps && 2 * cut.splits * kAhead <= held && tiles * cut.splits < kWarps * multiprocessors) {
-    cut.splits *= 2;
+  uint32_t* slot = dynamic_shared() + warp * kSlotWords;
+  uint4* pieces = reinterpret_cast<uint4*>(dynamic_shared() + cut.warps * kSlotWords);
+  float* units = reinterpret_cast<float*>(pieces + panel_chunks * kPieces);
+  Sum* partial = reinterpret_cast<Sum*>(units + panel_chunks * kUnits);  // [splits, kColumns, block_rows]
+
+  // A warp takes chunks of samples, one after the other, and asks for the next one's values before it turns this one's
+  // into operands. The first are asked for before w, which would hold them up.
+  uint32_t fours[4][kBytes];
+  const int tasks = panel_chunks * samples;
+  const auto fetch = [&](int panel, int task) {
+    const int64_t row = (member * p.batch + first_sample + task / panel_chunks) * p.inputs;
+    const int64_t chunk = (first_stage + int64_t{panel} * cut.panel_stages) * kStageChunks + task % panel_chunks;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int64_t input =
+          chunk * kChunk + (kWay == Way::kHalf ? 32 * (4 * q + g / 4 + j / 2 * 2) + 4 * (g % 4) + j % 2 * 16
+                                               : 32 * (4 * q + g / 2) + 4 * (g % 2) + 8 * j);
+      load_four(fours[j], p.x, row + input, p.inputs - input, cut.whole_fours);
+    }
+  };
+  if (warp < tasks) fetch(0, warp);
+
+  const uint64_t policy = cache_policy(cut.w_leaves_first);
+  const int64_t lane_row = first_row + group * kWarpRows + lane / 8;
+  const uint32_t* lane_words = p.w + (member * p.rows + lane_row) * words;
+  // Chunks of 16 bytes of odd rows lie four further, so that the quads of two rows meet different banks.
+  uint32_t* lane_slot = slot + lane / 8 * kStageWords + (lane % 8 ^ lane / 8 % 2 * 4) * 4;
+  const int64_t rows_left = p.rows - lane_row;
+  int64_t load_stage = split;
+  const auto load = [&] {
+    const int64_t word = (first_stage + load_stage) * kStageWords + lane % 8 * 4;
+    const int64_t words_left = load_stage < stages ? words - word : 0;
+    const uint32_t* from = lane_words + word;
+    if (cut.whole_chunks) {
+#pragma unroll
+      for (int r = 0; r < kWarpRows; r += 4, from += 4 * words) {
+        copy_async<16>(lane_slot + r * kStageWords, from, words_left > 0 && r < rows_left, policy);
+      }
+    } else {
+#pragma unroll 1
+      for (int r = 0; r < kWarpRows; r += 4, from += 4 * words) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          copy_async<4>(lane_slot + r * kStageWords + i, from + i, i < words_left && r < rows_left, policy);
+        }
+      }
+    }
+    commit_copies();
+    load_stage += cut.splits;
+  };
+  load();
+
+  Sum sums[2][kTiles][4] = {};
+  for (int panel = 0; panel < cut.panels; ++panel) {
+    if (panel > 0) {
+      __syncthreads();  // the panel before is read by none
+      if (warp < tasks) fetch(panel, warp);
+    }
+    for (int task = warp; task < tasks; task += cut.warps) {
+      uint32_t now[4][kBytes];
+#pragma unroll
+      for (int j = 0; j < 4 * kBytes; ++j) now[j / kBytes][j % kBytes] = fours[j / kBytes][j % kBytes];
+      if (task + cut.warps < tasks) fetch(panel, task + cut.warps);
+      const int chunk = task % panel_chunks, column = task / panel_chunks * kPerSample;
+      put<kBytes, kWay, kColumns>(pieces + chunk * kPieces + 4 * column + q, units + chunk * kUnits + column, now,
+                                  p.type);
+    }
+    __syncthreads();
+
+    for (int stage = split; stage < cut.panel_stages; stage += cut.splits) {
+      wait_copies<0>();
+      __syncwarp();
+#pragma unroll
+      for (int j = 0; j < kStageChunks; ++j) {
+        const auto* chunks = reinterpret_cast<const uint4*>(slot) + 8 * g + (q ^ (g % 2 ^ j) * 4);
+        uint4 w[4];
+#pragma unroll
+        for (int r = 0; r < 4; ++r) w[r] = chunks[64 * r];
+        if (j == kStageChunks - 1) {
+          __syncwarp();
+          load();
+        }
+        const int chunk = stage * kStageChunks + j;
+        multiply<kBytes, kWay, kColumns>(
+            sums, w, pieces + chunk * kPieces + 4 * (g % (kColumns < 8 ? kColumns : 8)) + q, units + chunk * kUnits);
+      }
+    }
   }
-  cut.panel_chunks = held - held % (kAhead * cut.splits);
-  const int64_t block_rows = 16 * (kWarps / cut.splits);
-  cut.row_blocks = (p.rows + block_rows - 1) / block_rows;
 
-  const bool vector = p.words() % 4 == 0 && reinterpret_cast<uintptr_t>(p.w) % 16 == 0;
-  const bool few = p.columns() <= 32;
-  const auto kernel =
-      few ? (vector ? bit_linear_vector_kernel<Sum, 4, true> : bit_linear_vector_kernel<Sum, 4, false>)
-          : (vector ? bit_linear_vector_kernel<Sum, 16, true> : bit_linear_vector_kernel<Sum, 16, false>);
-  launch(shape, kernel, p.population * cut.row_blocks, kThreads, sizeof(uint32_t) * kPanelWords, queue, p, cut);
+#pragma unroll
+  for (int m = 0; m < 2; ++m) {
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int column = 8 * n + 2 * q + e % 2, row = group * kWarpRows + 16 * m + g + e / 2 * 8;
+        if (column < kColumns) partial[(split * kColumns + column) * block_rows + row] = sums[m][n][e];
+      }
+    }
+  }
+  wait_copies<0>();  // of nothing, but into shared memory
+  if (cut.cluster > 1) {
+    blocks_sync();
+  } else {
+    __syncthreads();
+  }
+  const int share = block_rows / cut.cluster;
+  for (int i = static_cast<int>(threadIdx.x); i < share * samples; i += static_cast<int>(blockDim.x)) {
+    const int sample = i / share, local = rank * share + i % share;
+    Sum sum = 0;
+    for (int block = 0; block < cut.cluster; ++block) {
+      for (int k = 0; k < cut.splits; ++k) {
+#pragma unroll
+        for (int c = 0; c < kPerSample; ++c) {
+          const Sum* from = partial + (k * kColumns + sample * kPerSample + c) * block_rows + local;
+          if (cut.cluster == 1) {
+            sum += *from;
+          } else if constexpr (kBytes == 1) {
+            sum += static_cast<int32_t>(load_from_block(from, static_cast<unsigned>(block)));
+          } else {
+            sum += __uint_as_float(load_from_block(from, static_cast<unsigned>(block)));
+          }
+        }
+      }
+    }
+    const int64_t row = first_row + local, at = (member * p.batch + first_sample + sample) * p.rows + row;
+    if (row >= p.rows) continue;
+    if constexpr (kBytes == 2) {
+      static_cast<uint16_t*>(p.y)[at] = p.type == Scalar::kFloat16 ? half_of_float(sum) : bfloat16_of_float(sum);
+    } else {
+      static_cast<Sum*>(p.y)[at] = sum;
+    }
+  }
+  if (cut.cluster > 1) blocks_sync();  // none leaves while another reads its sums
+}
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+template <int kBytes, Way kWay, int kColumns>
+void run(const BitLinear& p, const Queue& queue, const Shape& shape, int capable) {
+  constexpr int64_t kSamples = kColumns / columns_of(kBytes, kWay);
+  // A chunk's pieces and units of x; a warp's slot, and its sums at the end.
+  constexpr int64_t kStageBytes = kStageChunks * (16 * pieces_of(kWay, kColumns) + 32 * ((kColumns + 7) / 8));
+  constexpr int64_t kWarpBytes = 4 * (kSlotWords + kWarpRows * kColumns);
+  const int64_t room = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, queue.device, shape);
+  const int64_t multiprocessors = attribute(cudaDevAttrMultiProcessorCount, queue.device, shape);
+  const int64_t stages = ceil_div(p.words(), kStageWords);
+  Cut cut{};
+  cut.sample_blocks = static_cast<unsigned>(ceil_div(p.batch, kSamples));
+  // Where x is large, the blocks of a cluster halve it. Machine code for clusters is there for 9.x and 10.x.
+  cut.cluster = kStageBytes > 16 * 1024 && stages > 1 && capable >= 90 && capable < 110 ? 2 : 1;
+  const int64_t block_stages = ceil_div(stages, cut.cluster);
+  // As many rows to a block as leave most multiprocessors one: the more rows, the fewer times x is turned into
+  // operands.
+  const auto blocks = [&] {
+    return p.population * cut.sample_blocks * cut.cluster * ceil_div(p.rows, cut.warps / cut.splits * kWarpRows);
+  };
+  cut.warps = kMostWarps, cut.splits = 1;
+  while (cut.warps > 4 && room < cut.warps * kWarpBytes + kStageBytes) cut.warps /= 2;
+  while (2 * cut.splits <= cut.warps && 2 * cut.splits <= block_stages && 4 * blocks() < 3 * multiprocessors)
+    cut.splits *= 2;
+  while (cut.warps > 4 && cut.warps > cut.splits && 2 * blocks() < multiprocessors - 12) cut.warps /= 2;
+  const int64_t held = (room - cut.warps * kWarpBytes) / kStageBytes;
+  while (cut.splits > held) cut.splits /= 2;
+  const int64_t rounds = ceil_div(block_stages, cut.splits);  // of all warps
+  cut.panels = static_cast<int>(ceil_div(rounds, held / cut.splits));
+  cut.panel_stages = static_cast<int>(ceil_div(rounds, cut.panels)) * cut.splits;
+  const int64_t block_rows = cut.warps / cut.splits * kWarpRows;
+  cut.row_blocks = static_cast<unsigned>(ceil_div(p.rows, block_rows));
+  cut.whole_chunks = p.words() % 4 == 0 && reinterpret_cast<uintptr_t>(p.w) % 16 == 0;
+  cut.whole_fours = p.inputs % 4 == 0 && reinterpret_cast<uintptr_t>(p.x) % (4 * kBytes) == 0;
+  // What fills half of L2 will not be there at the next call, and need not push out the rest.
+  const int64_t bytes = 4 * p.population * p.rows * p.words();
+  cut.w_leaves_first = 2 * bytes > attribute(cudaDevAttrL2CacheSize, queue.device, shape);
+  launch_clusters(shape, bit_linear_vector_kernel<kBytes, kWay, kColumns>, blocks(),
+                  static_cast<unsigned>(32 * cut.warps),
+                  static_cast<std::size_t>(cut.warps * kWarpBytes + cut.panel_stages * kStageBytes),
+                  static_cast<unsigned>(cut.cluster), queue, p, cut);
 }
 
 }  // namespace
@@ -278,19 +445,21 @@ void run(const BitLinear& p, const Queue& queue, const Shape& shape) {
 void bit_linear_vector(const BitLinear& p, const Queue& queue) {
   const Shape shape = p.shape("bit_linear_vector");
   const DeviceGuard guard(queue.device, shape);
-  if (capability(queue.device, shape) >= 100) {
-    throw std::runtime_error("bit_linear_vector: device " + std::to_string(queue.device) +
-                             " has no binary tensor cores; FASTBIN_CUDA_IMPL=triton runs bit_linear there");
-  }
+  const int capable = capability(queue.device, shape);
   switch (p.type) {
     case Scalar::kFloat32:
-      return run<Scalar::kFloat32>(p, queue, shape);
+      if (p.batch == 1) return run<4, Way::kBytes, 8>(p, queue, shape, capable);
+      if (p.batch <= 4) return run<4, Way::kHalf, 8>(p, queue, shape, capable);
+      return run<4, Way::kHalf, 16>(p, queue, shape, capable);
     case Scalar::kBFloat16:
-      return run<Scalar::kBFloat16>(p, queue, shape);
     case Scalar::kFloat16:
-      return run<Scalar::kFloat16>(p, queue, shape);
+      if (p.batch == 1) return run<2, Way::kBytes, 4>(p, queue, shape, capable);
+      if (p.batch == 2) return run<2, Way::kBytes, 8>(p, queue, shape, capable);
+      if (p.batch <= 8) return run<2, Way::kHalf, 8>(p, queue, shape, capable);
+      return run<2, Way::kHalf, 16>(p, queue, shape, capable);
     case Scalar::kInt8:
-      return run<Scalar::kInt8>(p, queue, shape);
+      if (p.batch <= 4) return run<1, Way::kBytes, 8>(p, queue, shape, capable);
+      return run<1, Way::kBytes, 16>(p, queue, shape, capable);
   }
 }
 

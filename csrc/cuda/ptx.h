@@ -34,6 +34,28 @@ __device__ __forceinline__ void copy_async(uint32_t* shared, const uint32_t* glo
   }
 }
 
+// What becomes of copied bytes in L2: they are the first to leave, or leave as others do.
+__device__ __forceinline__ uint64_t cache_policy(bool leaves_first) {
+  uint64_t first, normal;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(first));
+  asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(normal));
+  return leaves_first ? first : normal;
+}
+
+// copy_async under a cache policy.
+template <int kBytes>
+__device__ __forceinline__ void copy_async(uint32_t* shared, const uint32_t* global, bool valid, uint64_t policy) {
+  if constexpr (kBytes == 16) {
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(shared_address(shared)),
+                 "l"(global), "r"(valid ? 16 : 0), "l"(policy)
+                 : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global.L2::cache_hint [%0], [%1], 4, %2, %3;" ::"r"(shared_address(shared)),
+                 "l"(global), "r"(valid ? 4 : 0), "l"(policy)
+                 : "memory");
+  }
+}
+
 // Ends a group of this thread's copies.
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
@@ -100,6 +122,65 @@ __device__ __forceinline__ void and_popcount_mma(int32_t (&d)[4], const uint32_t
       "{%0, %1, %2, %3};"
       : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// d += a b over 16 values of k, float16, two to a word, for 16 rows of a and 8 columns of b. With g = lane / 4 and q =
+// lane % 4: a[0] row g, k 2 q, 2 q + 1; a[1] row g + 8, the same k; a[2], a[3] the same rows, k 2 q + 8, 2 q + 9;
+// b0 column g, k 2 q, 2 q + 1; b1 k 2 q + 8, 2 q + 9; d as and_popcount_mma has it.
+__device__ __forceinline__ void half_mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// The same over 32 values of k, unsigned bytes of a and signed ones of b, four to a word: k 4 q .. 4 q + 3 in a[0],
+// a[1] and b0, 4 q + 16 .. 4 q + 19 in a[2], a[3] and b1.
+__device__ __forceinline__ void byte_mma(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Words that no kernel writes meanwhile; asked for here, before what follows.
+template <int kWords>
+__device__ __forceinline__ void load_words(uint32_t (&out)[kWords], const void* from) {
+  if constexpr (kWords == 1) asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(out[0]) : "l"(from));
+  if constexpr (kWords == 2) {
+    asm volatile("ld.global.nc.v2.u32 {%0, %1}, [%2];" : "=r"(out[0]), "=r"(out[1]) : "l"(from));
+  }
+  if constexpr (kWords == 4) {
+    asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+                 : "l"(from));
+  }
+}
+
+// A barrier of all threads of a cluster of blocks, by which their shared memory is seen; of capability 9.0.
+__device__ __forceinline__ void blocks_sync() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" ::: "memory");
+#endif
+}
+
+// The word that lies at the place of `shared` in block `block` of the cluster.
+__device__ __forceinline__ uint32_t load_from_block(const void* shared, unsigned block) {
+  uint32_t value = 0;
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{\n\t"
+      ".reg .b32 there;\n\t"
+      "mapa.shared::cluster.u32 there, %1, %2;\n\t"
+      "ld.shared::cluster.u32 %0, [there];\n\t"
+      "}"
+      : "=r"(value)
+      : "r"(shared_address(shared)), "r"(block)
+      : "memory");
+#endif
+  return value;
 }
 
 __device__ __forceinline__ float float_of_half(uint16_t bits) {

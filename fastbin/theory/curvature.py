@@ -108,10 +108,9 @@ def estimated(
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
     for t in torch.linspace(0, 1, points, dtype=torch.float64).tolist():
         w = start + t * (end - start)
-        v = [torch.randn(loss.d, generator=generator, dtype=torch.float64).to(w.device) for _ in range(probes)]
-        products = [loss.hessian_times(w, direction) for direction in v]
-        rows = torch.stack(products).square().mean(0).sqrt()
-        diagonal = torch.stack([a * b for a, b in zip(v, products, strict=True)]).mean(0).abs()
+        v = torch.randn(probes, loss.d, generator=generator, dtype=torch.float64).to(w.device)
+        products = loss.hessian_times(w, v)
+        rows, diagonal = products.square().mean(0).sqrt(), (v * products).mean(0).abs()
         seen.append((rows, diagonal, loss.gradient(w).abs()))
     rows, diagonal, slopes = (torch.stack(at).amax(0) for at in zip(*seen, strict=True))
     return Curvature(rows, diagonal, slopes, "estimated")

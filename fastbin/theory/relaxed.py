@@ -62,9 +62,8 @@ class RelaxedLoss:
         return derivative
 
     def hessian_times(self, w: Tensor, v: Tensor) -> Tensor:
-        """∇²L(w) v ``[d]``."""
-        product: Tensor = grad(lambda at: self.gradient(at) @ v)(w)
-        return product
+        """∇²L(w) v of each row v of ``[N, d]``."""
+        return _mapped(lambda row: grad(lambda at: self.gradient(at) @ row)(w), v)
 
     def values(self, w: Tensor) -> Tensor:
         """L of each row of ``[N, d]``."""

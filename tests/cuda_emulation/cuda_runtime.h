@@ -118,6 +118,7 @@ T max(T a, T b) {
   return a < b ? b : a;
 }
 
+inline void __syncwarp() { emulation::self->warp->barrier.arrive_and_wait(32); }
 inline void __syncthreads() { emulation::self->block_barrier->arrive_and_wait(static_cast<int>(blockDim.x)); }
 
 template <typename T>
@@ -160,6 +161,12 @@ inline int __float2int_rn(float value) { return static_cast<int>(std::nearbyint(
 inline uint32_t __funnelshift_r(uint32_t low, uint32_t high, unsigned bits) {
   return static_cast<uint32_t>((uint64_t{high} << 32 | low) >> bits % 32);
 }
+inline uint32_t __byte_perm(uint32_t a, uint32_t b, uint32_t pick) {
+  const uint64_t bytes = uint64_t{b} << 32 | a;
+  uint32_t word = 0;
+  for (int i = 0; i < 4; ++i) word |= static_cast<uint32_t>(bytes >> 8 * (pick >> 4 * i & 7) & 0xff) << 8 * i;
+  return word;
+}
 inline int __popc(unsigned word) { return __builtin_popcount(word); }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
@@ -174,14 +181,6 @@ void __stcs(T* address, T value) {
   *address = value;
 }
 // Bytes of b and a, numbered from the lowest of a, that the digits of `selector` name.
-inline uint32_t __byte_perm(uint32_t a, uint32_t b, uint32_t selector) {
-  const uint64_t bytes = uint64_t{b} << 32 | a;
-  uint32_t result = 0;
-  for (unsigned i = 0; i < 4; ++i) {
-    result |= static_cast<uint32_t>(bytes >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
-  }
-  return result;
-}
 inline unsigned long long atomicAdd(unsigned long long* address, unsigned long long value) {
   const unsigned long long before = *address;
   *address += value;
@@ -194,7 +193,9 @@ enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1 };
 enum cudaDeviceAttr {
   cudaDevAttrMultiProcessorCount,
   cudaDevAttrComputeCapabilityMajor,
-  cudaDevAttrComputeCapabilityMinor
+  cudaDevAttrComputeCapabilityMinor,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin,
+  cudaDevAttrL2CacheSize
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension };
@@ -219,6 +220,11 @@ extern int emulated_capability;       // times ten
 extern int emulated_multiprocessors;  // so that small problems reach every way of cutting the work
 extern int emulated_device;           // the current one
 
+// What a block may have of shared memory: on an A100, on its smaller siblings, from an H100 on.
+inline int emulated_shared_bytes() {
+  return (emulated_capability == 80 ? 163 : emulated_capability < 90 || emulated_capability >= 120 ? 99 : 227) * 1024;
+}
+
 inline const char* cudaGetErrorString(cudaError_t error) {
   return error == cudaSuccess ? "no error" : "invalid argument";
 }
@@ -231,12 +237,14 @@ inline cudaError_t cudaSetDevice(int device) {
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
   *value = which == cudaDevAttrMultiProcessorCount      ? emulated_multiprocessors
            : which == cudaDevAttrComputeCapabilityMajor ? emulated_capability / 10
-                                                        : emulated_capability % 10;
+           : which == cudaDevAttrComputeCapabilityMinor ? emulated_capability % 10
+           : which == cudaDevAttrL2CacheSize            ? 40 << 20
+                                                        : emulated_shared_bytes();
   return cudaSuccess;
 }
 template <typename Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int bytes) {
-  return bytes <= 227 * 1024 ? cudaSuccess : cudaErrorInvalidValue;
+  return bytes <= emulated_shared_bytes() ? cudaSuccess : cudaErrorInvalidValue;
 }
 template <typename... Params, typename... Args>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...), Args... args) {

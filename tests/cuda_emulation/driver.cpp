@@ -82,11 +82,10 @@ void run_bit_linear(char** argument) {
   p.type = static_cast<Scalar>(number());
   p.population = number(), p.batch = number(), p.rows = number(), p.inputs = number();
   const auto skip = static_cast<std::size_t>(number());
+  emulated_multiprocessors = static_cast<int>(number());
   const Operand x(*argument++, 0), w(*argument++, skip);
   const std::string out = *argument++;
   p.x = x.as<void>(), p.w = w.as<uint32_t>();
-  std::vector<uint32_t> workspace(static_cast<std::size_t>(p.workspace_words()), 0xa5a5a5a5u);
-  p.workspace = workspace.data();
   const bool half = p.type == Scalar::kBFloat16 || p.type == Scalar::kFloat16;
   std::vector<uint16_t> y(static_cast<std::size_t>(p.population * p.batch * p.rows * (half ? 1 : 2)), 0xffff);
   p.y = y.data();

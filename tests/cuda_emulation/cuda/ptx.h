@@ -25,6 +25,13 @@ void copy_async(uint32_t* shared, const uint32_t* global, bool valid) {
   emulation::self->groups.back().push_back({shared, valid ? global : nullptr, kBytes});
 }
 
+inline uint64_t cache_policy(bool leaves_first) { return leaves_first; }
+
+template <int kBytes>
+void copy_async(uint32_t* shared, const uint32_t* global, bool valid, uint64_t) {
+  copy_async<kBytes>(shared, global, valid);
+}
+
 inline void commit_copies() { emulation::self->groups.emplace_back(); }
 
 template <int kPending>
@@ -92,7 +99,64 @@ inline void and_popcount_mma(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b
   for (int i = 0; i < 4; ++i) d[i] += sums[static_cast<std::size_t>(i)];
 }
 
+// Sums, in float64, of products of kPerWord numbers a word, of 16 rows of a and 8 columns of b; `number` is element i
+// of a word, of a or of b.
+template <int kPerWord, typename Number>
+std::array<double, 4> products_of(const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Number number) {
+  const uint32_t words[6] = {a[0], a[1], a[2], a[3], b0, b1};
+  const unsigned group = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
+  return emulation::with_warp(words, 6, [&](auto& slots) {
+    std::array<double, 4> result{};
+    for (unsigned i = 0; i < 4; ++i) {
+      const unsigned column = 2 * q + i % 2, upper = i / 2;
+      for (unsigned k = 0; k < 4; ++k) {
+        const auto &row = slots[4 * group + k], &other = slots[4 * column + k];
+        for (int e = 0; e < kPerWord; ++e) {
+          result[i] += number(row[upper], e, true) * number(other[4], e, false);
+          result[i] += number(row[2 + upper], e, true) * number(other[5], e, false);
+        }
+      }
+    }
+    return result;
+  });
+}
+
 inline float float_of_half(uint16_t bits) { return _cvtsh_ss(bits); }
+
+inline void half_mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  const auto sums = products_of<2>(a, b0, b1, [](uint32_t word, int i, bool) -> double {
+    return float_of_half(static_cast<uint16_t>(word >> 16 * i));
+  });
+  for (std::size_t i = 0; i < 4; ++i) d[i] = static_cast<float>(d[i] + sums[i]);
+}
+
+inline void byte_mma(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  const auto sums = products_of<4>(a, b0, b1, [](uint32_t word, int i, bool left) -> double {
+    const auto byte = static_cast<unsigned char>(word >> 8 * i);
+    return left ? byte : static_cast<signed char>(byte);
+  });
+  for (std::size_t i = 0; i < 4; ++i) d[i] += static_cast<int32_t>(sums[i]);
+}
+
+template <int kWords>
+void load_words(uint32_t (&out)[kWords], const void* from) {
+  struct alignas(4 * kWords) Piece {
+    uint32_t words[kWords];
+  };
+  const Piece piece = *static_cast<const Piece*>(from);  // misaligned: the sanitizer tells
+  for (int i = 0; i < kWords; ++i) out[i] = piece.words[i];
+}
+
+inline void blocks_sync() {
+  emulation::self->cluster_barrier->arrive_and_wait(emulation::self->blocks * static_cast<int>(blockDim.x));
+}
+
+inline uint32_t load_from_block(const void* shared, unsigned block) {
+  const auto offset = static_cast<const char*>(shared) - reinterpret_cast<const char*>(dynamic_shared());
+  uint32_t word;
+  std::memcpy(&word, reinterpret_cast<const char*>((*emulation::self->shared)[block].data()) + offset, 4);
+  return word;
+}
 
 template <bool kHalf>
 void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {

@@ -109,8 +109,8 @@ inline std::array<uint32_t, 8> row_of(uint64_t descriptor, unsigned row) {
   return words;
 }
 
-// Sixteen numbers (of the sum) of a row of the matrix that a descriptor names, rows being contiguous: panels of 64, whose
-// eight 128-byte lines are eight numbers of the sum.
+// Sixteen numbers (of the sum) of a row of the matrix that a descriptor names, rows being contiguous: panels of 64,
+// whose eight 128-byte lines are eight numbers of the sum.
 template <bool kHalf>
 std::array<double, 16> numbers_of(uint64_t descriptor, unsigned row) {
   const auto start = static_cast<uint32_t>(descriptor & 0x3fff) * 16;
