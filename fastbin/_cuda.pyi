@@ -49,3 +49,29 @@ def bit_linear_wgmma(
     device: int,
     stream: int,
 ) -> None: ...
+
+update_constants: int
+
+def mask_grad_update(
+    rule: str,
+    sample: bool,
+    scores: int,
+    words: int,
+    first: int,
+    second: int,
+    hyper: int,
+    seed: int,
+    step: int,
+    constants: int,
+    flips: int,
+    population: int,
+    rows: int,
+    cols: int,
+    gy: int,
+    x: int,
+    batch: int,
+    type: Scalar,
+    bits: bool,
+    device: int,
+    stream: int,
+) -> None: ...

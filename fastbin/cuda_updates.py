@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from fastbin.cuda import _SCALARS, _cuda, _members, _queue
+from fastbin import _cuda
+from fastbin.cuda import _SCALARS, _members, _queue
 
 
 def mask_grad_update_(
@@ -28,7 +31,7 @@ def mask_grad_update_(
     if x.dtype not in (torch.int32, gy.dtype):
         gy, x = gy.float(), x.float()
     gy, x = gy.contiguous(), x.contiguous()
-    first, second = (*buffers, None)[:2]
+    first, second = buffers[0], buffers[1] if len(buffers) > 1 else None
     state = [t for t in (scores, words, *buffers, step, seed, hyper) if t is not None]
     queue = _queue(gy, x, *state)
     members, (rows, cols) = _members(words), first.shape[-2:]
@@ -37,9 +40,10 @@ def mask_grad_update_(
         return words.new_zeros(words.shape[:-2], dtype=torch.int64)
     flips = words.new_empty(words.shape[:-2], dtype=torch.int64)
     constants = words.new_empty((members, _cuda.update_constants), dtype=torch.float32)
-    addresses = [
-        0 if t is None else t.data_ptr() for t in (scores, words, first, second, hyper, seed, step, constants, flips)
-    ]
+    tensors = (scores, words, first, second, hyper, seed, step, constants, flips)
+    addresses = [0 if t is None else t.data_ptr() for t in tensors]
+    sizes = (members, rows, cols)
     operands = (gy.data_ptr(), x.data_ptr(), gy.shape[-2], _SCALARS[gy.dtype], x.dtype == torch.int32)
-    _cuda.mask_grad_update(rule, sample, *addresses, members, rows, cols, *operands, *queue)
+    update: Callable[..., None] = _cuda.mask_grad_update
+    update(rule, sample, *addresses, *sizes, *operands, *queue)
     return flips

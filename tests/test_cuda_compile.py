@@ -171,3 +171,20 @@ def test_bit_linear_vector(kernels) -> None:
             assert masks <= (2 * 16 * 16 if half else 2 * 16 * 8) + 40, (name, masks)
             assert kernel.count(r"LDGSTS\S*\.128") >= 16 and kernel.count(r"LDS\.128") >= 2 * (4 + (16 if half else 8))
             assert 512 * kernel.registers <= REGISTERS
+
+
+def test_mask_grad_update(kernels) -> None:
+    """Products on the tensor cores, scores and moments in 16-byte accesses, two blocks on a multiprocessor."""
+    for source, architecture, product in (
+        ("mask_grad_update_mma", "80", r"HMMA\.16816\.F32"),
+        ("mask_grad_update_mma", "100", r"HMMA\.16816\.F32"),
+        ("mask_grad_update_wgmma", "90a", r"HGMMA\.64x128x16\.F32"),
+    ):
+        found = kernels[source, architecture]
+        assert len(found) == 6  # three types, x real or bits
+        for kernel in found:
+            assert kernel.count(product) >= 4, kernel.name
+            assert kernel.count(r"LDG\.E\.\S*128") >= 3 and kernel.count(r"STG\.E\.\S*128") >= 3, kernel.name
+            assert 2 * 256 * kernel.registers <= REGISTERS
+    for architecture in ("80", "100"):  # empty kernels, never launched
+        assert not any(kernel.count("MMA") for kernel in kernels["mask_grad_update_wgmma", architecture])

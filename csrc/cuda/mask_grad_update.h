@@ -238,7 +238,7 @@ __device__ __forceinline__ void update_edges(const MaskUpdate& p, const Place& p
 
   constexpr int kAhead = Sums::kAhead;  // rows whose scores and moments are on their way while one is updated
   Edges ahead[kAhead];
-  uint32_t word_ahead[kAhead];
+  uint32_t word_ahead[kAhead] = {};
   const auto load = [&](int i, int slot) {
     const int count = count_of(i);
     if constexpr (kRule != Rule::kBop) load_edges(p.scores + edge_of(i), count, wide, ahead[slot].scores);
