@@ -27,6 +27,8 @@ def export(result: SearchResult, path: str | os.PathLike[str], input: Input = "f
     ``.onnx``: from raw samples ``x [n, features]`` to ``logits [n, classes]`` and ``label [n]`` (strings or int64), weights
     unpacked to a byte each, operators of opset 20. It takes the package onnx: ``pip install 'fastbin-nets[onnx]'``.
 
+    Outputs are those of the network but for the rounding of sums, which may flip a unit of ``step`` on its threshold.
+
     >>> import fastbin
     >>> result = fastbin.run_search("digits", fastbin.SearchConfig(hidden=(16,), epochs=1))
     >>> export(result, "digits.c", input="uint8")
@@ -39,7 +41,7 @@ def export(result: SearchResult, path: str | os.PathLike[str], input: Input = "f
         input: the type of the samples.
 
     Raises:
-        ValueError: another ending or type of input.
+        ValueError: another ending or type of input, or a network whose inputs are encoded.
         ModuleNotFoundError: onnx is missing.
         OSError: the file cannot be written.
     """
@@ -47,6 +49,8 @@ def export(result: SearchResult, path: str | os.PathLike[str], input: Input = "f
     if input not in get_args(Input):
         raise ValueError(f"input must be one of {', '.join(get_args(Input))}, got {input!r}")
     writers = {".c": lambda: _c_source(result, input).encode(), ".onnx": lambda: _onnx_model(result, input)}
+    if result.config.encoding != "none":
+        raise ValueError(f"encoding {result.config.encoding!r} of the inputs cannot be exported: expected 'none'")
     if path.suffix not in writers:
         raise ValueError(f"{path} must end in {' or '.join(writers)}, to say the format")
     data = writers[path.suffix]()
@@ -89,16 +93,15 @@ static void linear(const float *x, const uint32_t *w, int rows, int words, float
 
 _C_NORM = {
     "layer": f"""
-static void normalise(float *a, int n, int inputs) {{
+static void layer_norm(float *a, int n) {{
   double sum = 0, squares = 0;
-  (void)inputs;
   for (int i = 0; i < n; ++i) sum += a[i];
   for (int i = 0; i < n; ++i) squares += (a[i] - sum / n) * (a[i] - sum / n);
   for (int i = 0; i < n; ++i) a[i] = (float)((a[i] - sum / n) / sqrt(squares / n + {LAYER_NORM_EPS}));
 }}
 """,
     "none": """
-static void normalise(float *a, int n, int inputs) {
+static void divide_by_root(float *a, int n, int inputs) {
   for (int i = 0; i < n; ++i) a[i] = (float)(a[i] / sqrt(inputs));
 }
 """,
@@ -129,7 +132,8 @@ def _c_source(result: SearchResult, input: Input) -> str:
     for i, w in enumerate(weights):
         words = (f"0x{word & 0xFFFFFFFF:08x}" for word in w.words.flatten().tolist())
         source += f"static const uint32_t weights{i}[] = {{{_lines(words, 10)}}};\n"
-    source += _C_LINEAR + _C_NORM[net.norm]
+    norms = [net.norm_of(i) for i in range(len(weights))]
+    source += _C_LINEAR + "".join(text for norm, text in _C_NORM.items() if norm in norms)
     if len(weights) > 1:
         source += f"\nstatic float activate(float z) {{ return {_C_ACTIVATE[net.activation]}; }}\n"
     # The first layer reads h and writes a, and so on; what a row's last word has past its end is 0 and reads nothing.
@@ -137,7 +141,9 @@ def _c_source(result: SearchResult, input: Input) -> str:
     source += f"  float h[{max(net.widths[:-1])}], a[{max(net.widths[1:])}];\n"
     source += f"  for (int i = 0; i < {net.widths[0]}; ++i) h[i] = ((float)x[i] - mean[i]) / scale[i];\n"
     for i, w in enumerate(weights):
-        source += f"  linear(h, weights{i}, {w.rows}, {w.words.shape[1]}, a);\n  normalise(a, {w.rows}, {w.cols});\n"
+        source += f"  linear(h, weights{i}, {w.rows}, {w.words.shape[1]}, a);\n"
+        norm = f"layer_norm(a, {w.rows})" if norms[i] == "layer" else f"divide_by_root(a, {w.rows}, {w.cols})"
+        source += f"  {norm};\n"
         if i < len(weights) - 1:
             source += f"  for (int i = 0; i < {w.rows}; ++i) h[i] = activate(a[i]);\n"
     return source + _C_END.format(classes=net.widths[-1], logit_scale=_c_floats([net.logit_scale]), type=kind)
@@ -211,7 +217,7 @@ def _onnx_model(result: SearchResult, input: Input) -> bytes:
         h = activate(h) if i else h
         bits = constant(f"weights_{i}", w.to("cpu").unpack().T.numpy().astype(np.uint8))
         a = node("MatMul", h, node("Cast", bits, to=TensorProto.FLOAT))
-        if net.norm == "layer":
+        if net.norm_of(i) == "layer":
             ones = constant(f"ones_{i}", np.ones(w.rows, np.float32))
             h = node("LayerNormalization", a, ones, axis=-1, epsilon=LAYER_NORM_EPS)
         else:

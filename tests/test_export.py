@@ -22,12 +22,14 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 DIGITS = load_dataset("digits")
 CASES = {
-    "relu": SearchConfig(hidden=(64, 33), epochs=3),
+    "relu": SearchConfig(hidden=(64, 33), epochs=3, activation="relu"),
     "tanh": SearchConfig(hidden=(40,), epochs=1, activation="tanh"),
     "gelu without norm": SearchConfig(hidden=(70, 20), epochs=1, activation="gelu", norm="none"),
     "step": SearchConfig(hidden=(37, 61), epochs=1, activation="step"),
     "step without norm": SearchConfig(hidden=(64, 64), epochs=1, activation="step", norm="none"),
     "no hidden layer": SearchConfig(hidden=(), epochs=1),
+    "norm of the output layer only": SearchConfig(hidden=(40,), epochs=1, norm="none", output_norm="layer"),
+    "no norm of the output layer": SearchConfig(hidden=(40,), epochs=1, output_norm="none"),
 }
 FOUND: dict[str, SearchResult] = {}
 INPUTS: dict[Input, Any] = {"float32": np.float32, "uint8": np.uint8, "int32": np.int32}
@@ -79,15 +81,39 @@ def run_onnx(folder: Path, result: SearchResult, x: np.ndarray[Any, Any], input:
     return torch.from_numpy(logits), labels.tolist()
 
 
+def off_the_threshold(result: SearchResult, x: np.ndarray[Any, Any]) -> Tensor:
+    """Samples of which no unit of `step` is as near to its threshold as rounding goes, by float64."""
+    h = result.standardizer.transform(x).double()
+    far = torch.ones(len(h), dtype=torch.bool)
+    for i, w in enumerate(result.net.weights()[:-1] if result.net.activation == "step" else []):
+        z = result.net.normalise(h @ w.unpack(torch.float64).T, i)
+        near = z.abs() <= 1e-5
+        if result.net.norm == "none":
+            near &= z != 0  # no unit that is on counts as 0 in any arithmetic
+        far &= ~near.any(1)
+        h = (z > 0).double()
+    return far
+
+
 @pytest.mark.parametrize("input", INPUTS)
 @pytest.mark.parametrize("case", CASES)
 def test_the_whole_test_set(tmp_path: Path, case: str, input: Input) -> None:
     """Logits within 1e-4 (they are near 1; each is a sum in float32 in another order), and the same labels."""
     result, x = found(case), DIGITS.x_test.numpy()
+    sure = off_the_threshold(result, x)
+    assert sure.double().mean() > (0.7 if "step" in case else 0.999)
     for logits, labels in (run_c(tmp_path, result, x, input), run_onnx(tmp_path, result, x, input)):
+        torch.testing.assert_close(logits[sure], result.logits(x)[sure], rtol=1e-4, atol=1e-4)
+        assert (np.array(labels).astype(int) == result.predict(x))[sure.numpy()].all()
+        assert len(set(labels)) > 2
+
+
+def test_two_classes(tmp_path: Path) -> None:
+    cancer = load_dataset("breast_cancer")
+    result, x = run_search(cancer, SearchConfig(hidden=(40,), epochs=2)), cancer.x_test.numpy()
+    for logits, labels in (run_c(tmp_path, result, x, "float32"), run_onnx(tmp_path, result, x, "float32")):
         torch.testing.assert_close(logits, result.logits(x), rtol=1e-4, atol=1e-4)
         assert [int(label) for label in labels] == result.predict(x).tolist()
-        assert len(set(labels)) > 2
 
 
 def test_labels_of_every_kind(tmp_path: Path) -> None:
@@ -120,6 +146,9 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="input must be one of float32, uint8, int32, got 'int8'"):
         export(found("relu"), tmp_path / "net.c", "int8")  # type: ignore[arg-type]
+    upright = dataclasses.replace(found("relu"), config=SearchConfig(hidden=(64, 33), encoding="upright"))
+    with pytest.raises(ValueError, match="encoding 'upright' of the inputs cannot be exported"):
+        export(upright, tmp_path / "net.c")
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     with pytest.raises(ModuleNotFoundError, match=re.escape("pip install 'fastbin-nets[onnx]'")):
         export(found("relu"), tmp_path / "net.onnx")
