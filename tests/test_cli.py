@@ -245,7 +245,7 @@ def test_bad_value(tmp_path, error, flags, told):
         (["search", "digts"], "did you mean digits"),
         (["search"], "DATASET"),
         (["serch"], "serch"),
-        ([], "{search, eval, doctor}"),
+        ([], "{search, eval, compare, doctor}"),
     ],
 )
 def test_bad_command(error, args, told):
