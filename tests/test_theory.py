@@ -26,7 +26,7 @@ from fastbin.theory import (
     surrogate,
 )
 
-PROBLEMS = 40  # to find the optimum of; with 100, 89 come within 1 %
+PROBLEMS = 30  # to find the optimum of; with 100, 89 come within 1 %
 FORMS = [((4, 3), "tanh"), ((4, 3), "relu"), ((4, 2, 2), "tanh"), ((3, 2, 3), "tanh"), ((6, 8, 4), "tanh")]
 
 
@@ -111,7 +111,7 @@ def test_the_expected_loss_is_multilinear_and_its_minimum_discrete():
     loss = loss_of((4, 2, 2))
     values = loss.values(corners(loss.d))
     generator = torch.Generator().manual_seed(0)
-    for _ in range(20):
+    for _ in range(4):
         p = torch.rand(loss.d, generator=generator, dtype=torch.float64)
         i = int(torch.randint(loss.d, (), generator=generator))
         ends = [expectation(values, torch.where(torch.arange(loss.d) == i, end, p)) for end in (0.0, 1.0)]
