@@ -36,8 +36,8 @@ from torch import Tensor
 FILE = Path(__file__).parent / "choices.json"
 
 # The shape classes of each op that has more than one kernel on a GPU, and the implementations that each class has.
-# "vector": so few samples that csrc/cuda/bit_linear_vector.cu reads the weights once. "matrix": more, of 16-bit floats or
-# int8 in rows of whole 16-byte chunks, as csrc/cuda/bit_linear_wgmma.cu takes them. "other": the rest.
+# "vector": so few samples that csrc/cuda/bit_linear_vector.cu reads the weights once. "matrix": more, in rows of whole 16-byte
+# chunks, as csrc/cuda/bit_linear_wgmma.cu takes them; both of 16-bit floats or int8. "other": the rest.
 SHAPE_CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
     "bit_linear": {"vector": ("cpp", "triton"), "matrix": ("cpp", "triton"), "other": ("triton",)},
     "bit_linear_t": {"matrix": ("cpp", "triton"), "other": ("triton",)},
@@ -50,6 +50,11 @@ FEW_SAMPLES = 1024  # up to here an update moves its scores and moments for long
 SMALL_OUTPUTS = 1 << 16  # below this many outputs a product cannot fill a GPU
 
 
+def few_samples(x: Tensor) -> bool:
+    """Whether x ``[.., B, C]`` has few samples, not of float32: the tensor cores' sums of an H100 missed its tolerance."""
+    return x.dtype != torch.float32 and x.shape[-2] <= VECTOR_SAMPLES
+
+
 def whole_chunks(x: Tensor) -> bool:
     """Whether x ``[.., B, C]`` has rows of whole 16-byte chunks, not of float32: what the copy engine and wgmma take."""
     return x.dtype != torch.float32 and x.shape[-1] > 0 and x.shape[-1] * x.element_size() % 16 == 0
@@ -57,7 +62,7 @@ def whole_chunks(x: Tensor) -> bool:
 
 def shape_class(op: str, *args: Any) -> str:
     """The class, one of ``SHAPE_CLASSES[op]``, of a call with these arguments."""
-    if op == "bit_linear" and args[0].shape[-2] <= VECTOR_SAMPLES:
+    if op == "bit_linear" and few_samples(args[0]):
         return "vector"
     if op in ("bit_linear", "bit_linear_t"):
         return "matrix" if whole_chunks(args[0]) else "other"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastbin.choices import VECTOR_SAMPLES, whole_chunks
+from fastbin.choices import VECTOR_SAMPLES, few_samples, whole_chunks
 from fastbin.reference import words_for
 
 try:
@@ -78,13 +78,13 @@ def bit_linear(x: Tensor, words: Tensor) -> Tensor:
     """``x @ wᵀ``, as `fastbin.reference.bit_linear`.
 
     Up to 16 samples, an input of 16 bits is rounded to 2^-23 of the largest of its chunk of 512 (from 3 samples on to
-    2^-31), one of float32 to 2^-31 of it (from 2 samples on to 2^-24 of itself and 2^-41 of the largest).
+    2^-31).
 
     Raises:
-        ValueError: x has more than 16 samples, and is float32 or not of whole 16-byte chunks.
+        ValueError: x is float32, or has more than 16 samples, not of whole 16-byte chunks.
         RuntimeError: it has more samples than that and the device's compute capability is not 9.0.
     """
-    if x.shape[-2] <= VECTOR_SAMPLES:
+    if few_samples(x):
         return _bit_linear_vector(x, words)
     return _product("bit_linear", x, words, words.shape[-2])
 
@@ -101,9 +101,9 @@ def bit_linear_t(g: Tensor, words: Tensor, cols: int) -> Tensor:
 
 def _product(op: str, x: Tensor, words: Tensor, outputs: int) -> Tensor:
     if not whole_chunks(x):
-        few = f"up to {VECTOR_SAMPLES} samples, and " if op == "bit_linear" else ""
+        few = f", or up to {VECTOR_SAMPLES} samples" if op == "bit_linear" else ""
         raise ValueError(
-            f"the cpp implementation of {op} takes {few}bfloat16, float16 or int8 in rows of whole 16-byte chunks, "
+            f"the cpp implementation of {op} takes bfloat16, float16 or int8, in rows of whole 16-byte chunks{few}, "
             f"got {list(x.shape)} {x.dtype}"
         )
     x, words = x.contiguous(), words.contiguous()

@@ -102,8 +102,8 @@ def test_the_captured_step_is_checked(monkeypatch):
 
 @pytest.mark.parametrize(
     ("capability", "batch", "dtype", "served"),
-    [((9, 0), 16, torch.float32, True), ((9, 0), 17, torch.float32, False), ((9, 0), 16, torch.int8, True),
-     ((12, 0), 1, torch.float32, True), ((9, 0), 17, torch.bfloat16, True), ((8, 0), 17, torch.bfloat16, False)],
+    [((9, 0), 16, torch.float16, True), ((9, 0), 1, torch.float32, False), ((9, 0), 16, torch.int8, True),
+     ((12, 0), 1, torch.bfloat16, True), ((9, 0), 17, torch.bfloat16, True), ((8, 0), 17, torch.bfloat16, False)],
 )  # fmt: skip
 def test_kernels_are_checked_on_what_they_serve(capability, batch, dtype, served, monkeypatch):
     choices.serving.cache_clear()

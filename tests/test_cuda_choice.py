@@ -42,7 +42,7 @@ def use_gpu(monkeypatch, name, capability):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
 
 
-def linear(batch, dtype=torch.float32):
+def linear(batch, dtype=torch.float16):
     """The implementation that a call of this batch takes; meta tensors stand for a GPU's, whose index is then -1."""
     return backends.find("bit_linear", "cuda")(torch.empty(batch, 64, dtype=dtype, device="meta"), None)
 
@@ -82,8 +82,8 @@ def test_the_file_names_every_class_for_any_device():
 )
 def test_the_shape_and_the_device_choose(monkeypatch, capability, expected):
     use_gpu(monkeypatch, "a card nobody has measured", capability)
-    assert (linear(16), linear(17), matmul(8), matmul(2048)) == expected
-    assert linear(16, torch.int8) == expected[0]
+    assert (linear(16), linear(17, torch.float32), matmul(8), matmul(2048)) == expected
+    assert linear(16, torch.int8) == expected[0] and linear(1, torch.float32) == "triton"
     many = "cpp" if capability == (9, 0) else "triton"
     assert {
         linear(17, torch.int8),
@@ -112,7 +112,7 @@ def test_one_can_be_forced(monkeypatch, name):
     use_gpu(monkeypatch, "a card", (9, 0))
     monkeypatch.setenv("FASTBIN_CUDA_IMPL", name)
     assert (linear(1), matmul(8), matmul(2048)) == (name, name, name)
-    assert linear(100) == "triton"  # the one there is
+    assert linear(100, torch.float32) == "triton"  # the one there is
     assert backends.find("pack", "cpu").__module__ == "fastbin.cpu"
 
 
@@ -172,8 +172,9 @@ def test_bad_operands_are_errors(monkeypatch):
     with pytest.raises(TypeError, match=r"thresholds must be int32, got torch\.float32"):
         cuda.bit_matmul_packed(words, words, torch.zeros(3))
     for x in (torch.zeros(17, 64), torch.zeros(17, 60, dtype=torch.bfloat16)):
-        told = rf"rows of whole 16-byte chunks, got \[17, {x.shape[1]}\] {x.dtype}"
-        with pytest.raises(ValueError, match=f"up to 16 samples, and bfloat16, .*{told}"):
+        told = rf"got \[17, {x.shape[1]}\] {x.dtype}"
+        takes = "takes bfloat16, float16 or int8, in rows of whole 16-byte chunks"
+        with pytest.raises(ValueError, match=f"of bit_linear {takes}, or up to 16 samples, {told}"):
             cuda.bit_linear(x, words)
-        with pytest.raises(ValueError, match=f"of bit_linear_t takes bfloat16, float16 or int8 in {told}"):
+        with pytest.raises(ValueError, match=f"of bit_linear_t {takes}, {told}"):
             cuda.bit_linear_t(x, words, 3)
