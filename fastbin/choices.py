@@ -36,8 +36,8 @@ from torch import Tensor
 FILE = Path(__file__).parent / "choices.json"
 
 # The shape classes of each op that has more than one kernel on a GPU, and the implementations that each class has.
-# "vector": so few samples that csrc/cuda/bit_linear_vector.cu reads the weights once. "matrix": more, in rows of whole 16-byte
-# chunks, as csrc/cuda/bit_linear_wgmma.cu takes them; both of 16-bit floats or int8. "other": the rest.
+# "vector": so few samples that csrc/cuda/bit_linear_vector.cu reads the weights once. "matrix": more, in rows of whole
+# 16-byte chunks, as csrc/cuda/bit_linear_wgmma.cu takes them; both of 16-bit floats or int8. "other": the rest.
 SHAPE_CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
     "bit_linear": {"vector": ("cpp", "triton"), "matrix": ("cpp", "triton"), "other": ("triton",)},
     "bit_linear_t": {"matrix": ("cpp", "triton"), "other": ("triton",)},
