@@ -77,11 +77,19 @@ def _sanitize(tool: str, check: str, kernel: str) -> str:
         kernel,
     ]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SANITIZER_SECONDS, check=False)
+        done = subprocess.run(
+            command,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=SANITIZER_SECONDS,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         print(f"compute-sanitizer {check}, {kernel}: not finished within {SANITIZER_SECONDS} s")
         return ""
-    print(f"compute-sanitizer {check}, {kernel}: {(done.stdout.strip().splitlines() or [''])[-1]}")
+    last = (done.stdout.strip().splitlines() or [""])[-1]
+    print(f"compute-sanitizer {check}, {kernel}: exit {done.returncode}, {last}")
     return f"compute-sanitizer {check}, {kernel}: {done.stdout[-2000:]}{done.stderr[-2000:]}" if done.returncode else ""
 
 

@@ -188,7 +188,8 @@ def run_beside(found: list[Kernel]) -> list[str]:
     if any(kernel.device == "cuda" for kernel in found):
         packed = packed_product()
         calls += [(run_captured, "cuda"), *([] if packed is None else [(run_packed, packed, "cuda")])]
-    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+    # One thread each: the reference's would wait for each other.
+    with ProcessPoolExecutor(None, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         parts = [pool.submit(*call) for call in calls]
         return [failure for part in parts for failure in part.result()]
 
