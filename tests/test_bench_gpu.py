@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -268,3 +269,44 @@ def test_candidates_begin_with_what_is_shipped():
                 assert options[0] == shipped and 4 < len(options) <= 1 + gpu_tune.CANDIDATES
                 assert len({tuple(option.items()) for option in options}) == len(options)
                 assert all(option.keys() == shipped.keys() for option in options)
+
+
+def test_tuning_rewrites_the_entry_of_the_card(tmp_path, monkeypatch, capsys):
+    """On kernels that are none: a larger block_k is faster by the clock, four stages cannot be compiled."""
+    pytest.importorskip("triton")
+    from triton.runtime.errors import OutOfResources
+
+    from fastbin.kernels import configs
+
+    class Timer:
+        def seconds(self, call, *, cold):
+            return 1.0 / float(call(0)[1])
+
+    def calls(kernel, dtype, batch, device):
+        def call():
+            config = configs.find(kernel, dtype, batch, device)
+            if config.get("num_stages") == 4:
+                raise OutOfResources(300000, 200000, "shared memory")
+            return torch.tensor([1e6, config.get("block_k", 1)])  # the same but for what the clock sees
+
+        return call
+
+    # Threads, so that they have these stand-ins too; one, since a call's configuration is the process's.
+    monkeypatch.setattr(gpu_tune, "ProcessPoolExecutor", lambda mp_context: ThreadPoolExecutor(1))
+    monkeypatch.setattr(gpu_tune, "_calls", calls)
+    monkeypatch.setattr(gpu_tune, "EventTimer", Timer)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Some Card")
+    configs.device_name.cache_clear()
+    gpu_tune.tune_all(60.0, tmp_path / "configs.json")
+    configs.device_name.cache_clear()
+
+    written, shipped = json.loads((tmp_path / "configs.json").read_text()), configs.table()
+    assert written.keys() == shipped.keys() and written["sm_90"]["origin"] == "Some Card"
+    assert {name: entry for name, entry in written.items() if name != "sm_90"} == {
+        name: entry for name, entry in shipped.items() if name != "sm_90"
+    }
+    product = written["sm_90"]["bit_linear"]
+    assert product["bfloat16"]["any"]["block_k"] == 256 and product["float16"] == product["bfloat16"]
+    assert "candidates compiled" in capsys.readouterr().out
