@@ -43,8 +43,9 @@ class Curvature:
 
 def certifiable(loss: RelaxedLoss) -> str | None:
     """Why a loss's curvature cannot be certified; None if it can."""
-    if loss.net.norm != "none":
-        return f"norm {loss.net.norm} is not covered by the certified bounds, only none"
+    norms = {loss.net.norm_of(layer) for layer in range(len(loss.shapes))}
+    if norms != {"none"}:
+        return f"norm {max(norms - {'none'})} is not covered by the certified bounds, only none"
     if len(loss.shapes) > 2:
         return f"{len(loss.shapes)} layers are not covered by the certified bounds, only 1 or 2"
     if len(loss.shapes) == 2 and loss.net.activation != "tanh":

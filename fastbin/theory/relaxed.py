@@ -53,7 +53,7 @@ class RelaxedLoss:
         """L(w), a scalar."""
         h = self.x
         for i, layer in enumerate(self.layers(w)):
-            h = self.net.normalise(F.linear(self.net.activate(h) if i else h, layer), layer.shape[1])
+            h = self.net.normalise(F.linear(self.net.activate(h) if i else h, layer), i)
         return F.cross_entropy(h * self.net.logit_scale, self.y)
 
     def gradient(self, w: Tensor) -> Tensor:
