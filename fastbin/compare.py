@@ -7,6 +7,8 @@
       report.html      for people: tables and figures, in one file without links to others; report.md: the tables
       networks/<data>/<kind>/seed<seed>.safetensors
                        the network of a run, chosen by the validation part
+      networks/<data>/weight_free_hard/snapshots/epoch<epoch>.safetensors
+                       the bits of the first seed's search before it (0) and after each epoch, for `fastbin spectra`
 
 A run is one kind (`fastbin.baselines.KINDS`) on one data set with one seed. Its object in ``results.json["runs"]``:
 
@@ -66,7 +68,7 @@ from fastbin.baselines.nets import Network, Size, share_weight
 from fastbin.config import SearchConfig
 from fastbin.data import Dataset, load_dataset
 from fastbin.result import EVALUATION_BATCH, evaluate
-from fastbin.runs import RunFolderError, locked
+from fastbin.runs import RunFolderError, locked, write_snapshot
 from fastbin.search import run_search
 from fastbin.steps import Part
 from fastbin.theory import GradientLog
@@ -139,7 +141,7 @@ def compare(
                 if dataset is None or task is None or (dataset.name, task.config.seed) != (name, seed):
                     dataset = load_dataset(source, data_dir=data_dir, seed=seed)
                     task = Task.of(dataset, dataclasses.replace(config, seed=seed))
-                run = _run(folder, kind, task, dataset, _find(results["runs"], name, seed, SEARCHED))
+                run = _run(folder, kind, task, dataset, _find(results["runs"], name, seed, SEARCHED), seed == config.seed)
                 results["runs"] = [r for r in results["runs"] if _key(r) != _key(run)] + [run]
                 results["runs"].sort(key=lambda r: _place(r, names))
                 write(folder, results)
@@ -242,8 +244,8 @@ def _csv(runs: list[Run]) -> str:
     return text.getvalue()
 
 
-def _run(folder: Path, kind: str, task: Task, dataset: Dataset, searched: Run | None) -> Run:
-    """Train and evaluate one network and save it; what fails is a run too, that says why."""
+def _run(folder: Path, kind: str, task: Task, dataset: Dataset, searched: Run | None, first: bool) -> Run:
+    """Train and evaluate one network and save it; what fails is a run too, that says why. Snapshots are of the first seed."""
     about: Run = {"data": dataset.name, "kind": kind, "seed": task.config.seed}
     if searched is not None:
         task = dataclasses.replace(task, density=tuple(searched["density"]))
@@ -256,6 +258,10 @@ def _run(folder: Path, kind: str, task: Task, dataset: Dataset, searched: Run | 
     path = Path(NETWORKS, dataset.name, kind, f"seed{task.config.seed}.safetensors")
     (folder / path).parent.mkdir(parents=True, exist_ok=True)
     save_network(folder / path, trained.net, about)
+    if kind == SEARCHED and first:
+        config = dataclasses.replace(task.config, estimator="hard")
+        for epoch, bits in enumerate(trained.evolution):
+            write_snapshot(folder / path.parent, epoch, bits, config, dataset.name)
     x_test = task.standardizer.transform(dataset.x_test).to(task.config.device)
     test = Part(x_test, dataset.y_test.to(task.config.device))
     return {**about, "status": "done", "network": str(path), **_figures(trained, task, test), "seconds": seconds}

@@ -20,6 +20,7 @@ from fastbin.compare import QUICK, compare, read_results
 from fastbin.data import load_dataset
 from fastbin.result import evaluate
 from fastbin.search import prepare
+from fastbin.spectra.files import find_evolutions
 
 CHOSEN = ("dense", "random", "pruned_10", "weight_agnostic")
 CONFIG = SearchConfig(hidden=(24,), epochs=3, batch_size=16, validation=0.2)
@@ -73,6 +74,17 @@ def test_every_run_is_there(finished):
     lines = [json.loads(line) for line in (finished / "results.jsonl").read_text().splitlines()]
     assert lines == results["runs"]
     assert results["config"]["hidden"] == [24] and "seed" not in results["config"]
+
+
+def test_snapshots_are_of_the_first_search(finished):
+    evolutions = find_evolutions(finished)
+    ((_, steps),) = evolutions.items()
+    assert [epoch for epoch, _ in steps] == [0, 1, 2, 3]
+    run = read_results(finished)["runs"][0]
+    assert {(net.data, net.kind, net.seed) for _, net in steps} == {(run["data"], run["kind"], run["seed"])}
+    found = load_network(finished / run["network"])
+    at_best = steps[run["best_epoch"]][1]
+    assert all(torch.equal(a.words, b.words) for a, b in zip(at_best.layers, found.weights(), strict=True))
 
 
 def test_networks_are_those_of_the_figures(finished, source):

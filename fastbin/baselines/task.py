@@ -114,6 +114,7 @@ class Trained:
         history: a record for each epoch; empty for kinds without.
         best_epoch: the epoch that the network is of; 0 without epochs.
         draws: the networks of which the mean is to be told beside the chosen one.
+        evolution: the bits before training and after each epoch, for kinds whose weights are bits all along.
     """
 
     net: Network
@@ -121,3 +122,4 @@ class Trained:
     history: list[EpochRecord] = dataclasses.field(default_factory=list)
     best_epoch: int = 0
     draws: Sequence[Network] = ()
+    evolution: Sequence[list[BitMatrix]] = ()
