@@ -24,7 +24,7 @@ from fastbin.result import EpochRecord
 from fastbin.search import derived_seed
 
 POPULATION = 64
-GENERATIONS = 2000  # at most: the budget may end before
+GENERATIONS = 1000  # at most: the budget may end before
 SAMPLES = 400  # of the training part, drawn for each generation
 CONNECTED = 0.05  # share of the connections from inputs to outputs that a first graph has
 MUTATIONS = {"insert_node": 0.2, "add_connection": 0.6, "change_activation": 0.2}  # and how often each is done
