@@ -165,7 +165,7 @@ def test_a_capability_without_a_kernel_is_an_error(driver: Driver) -> None:
     arguments = ["/dev/null", "/dev/null", "/dev/null", "/dev/null", "0", "0", "0", "0"]
     told = run(driver.program, 75, "bit_matmul", "auto", 1, 2, 3, 4, 0, *arguments, status=2)
     assert told == "bit_matmul: device 1 has compute capability 7.5, 8.0 is needed\n"
-    told = run(driver.program, 75, "bit_linear", "vector", 0, 1, 1, 2, 3, 0, 132, *arguments[:3], status=2)
+    told = run(driver.program, 75, "bit_linear", "vector", 1, 1, 1, 2, 3, 0, 132, *arguments[:3], status=2)
     assert told == "bit_linear_vector: device 1 has compute capability 7.5, 8.0 is needed\n"
 
 
@@ -199,7 +199,7 @@ def vector(
 
 
 @pytest.mark.parametrize("shape", VECTORS, ids=str)
-@pytest.mark.parametrize("dtype", SCALARS, ids=str)
+@pytest.mark.parametrize("dtype", SCALARS[1:], ids=str)
 def test_bit_linear_vector(driver: Driver, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     members, batch, rows, cols, skip, capability, multiprocessors = shape
     x, w = values((members, batch, cols), dtype, 3), random_bits((members, rows, cols), 4)
@@ -208,7 +208,7 @@ def test_bit_linear_vector(driver: Driver, dtype: torch.dtype, shape: tuple[int,
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 16])
-@pytest.mark.parametrize("dtype", SCALARS, ids=str)
+@pytest.mark.parametrize("dtype", SCALARS[1:], ids=str)
 def test_bit_linear_vector_of_extremes(driver: Driver, dtype: torch.dtype, batch: int) -> None:
     """int8 at the ends of its range; floats that are large, or as small as there are, but all of a size."""
     w = random_bits((1, 20, 700), 6)
@@ -222,27 +222,23 @@ def test_bit_linear_vector_of_extremes(driver: Driver, dtype: torch.dtype, batch
         assert_product(vector(driver, x, w), x, w.double().mT, scale)
 
 
-@pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("scale", [2.0**-149, 1e-38, 1e-30, 1e30])
-def test_bit_linear_vector_at_the_ends_of_float32(driver: Driver, scale: float, batch: int) -> None:
-    x = torch.randint(-50, 50, (1, batch, 700), generator=generator(5)) * scale
-    x = x.float()
-    w = random_bits((1, 20, 700), 6)
-    assert_product(vector(driver, x, w), x, w.double().mT, scale)
-
-
-@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("batch", [1, 3])
 def test_bit_linear_vector_of_mixed_magnitudes(driver: Driver, batch: int) -> None:
-    """A chunk's largest input costs the others, of float32, no more than 2^-31 of it."""
-    x = torch.randn(1, batch, 512, generator=generator(7))
+    """A chunk's largest input costs the others, of float16, no more than 2^-23 of it."""
+    x = torch.randn(1, batch, 512, generator=generator(7)).half()
     x[..., 13] = 1000.0
     w = random_bits((1, 40, 512), 8)
     w[:, :20, 13] = False
     assert_product(vector(driver, x, w), x, w.double().mT)
 
 
+def test_bit_linear_vector_takes_no_float32(driver: Driver) -> None:
+    told = run(driver.program, 90, "bit_linear", "vector", 0, 1, 1, 2, 3, 0, 132, *["/dev/null"] * 3, status=2)
+    assert told == "bit_linear_vector: float32 is not taken\n"
+
+
 @pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("dtype", SCALARS[:3], ids=str)
+@pytest.mark.parametrize("dtype", SCALARS[1:3], ids=str)
 def test_bit_linear_vector_lets_no_infinity_vanish(driver: Driver, dtype: torch.dtype, batch: int) -> None:
     for odd in (torch.inf, -torch.inf, torch.nan):
         x = torch.ones(1, batch, 600, dtype=dtype)

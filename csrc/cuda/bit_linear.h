@@ -20,8 +20,8 @@ struct BitLinear {
   Shape shape(const char* kernel) const { return {kernel, population, batch, rows, words()}; }
 };
 
-// Of any batch, and fast for up to 16 samples: w is read once for as many (of float32: 8). Compute capability 8.0 and
-// later. Throws std::runtime_error for an older device, or for a CUDA error.
+// Of any batch, and fast for up to 16 samples: w is read once for as many. Compute capability 8.0 and later. Throws
+// std::runtime_error for float32, for an older device, or for a CUDA error.
 void bit_linear_vector(const BitLinear& product, const Queue& queue);
 
 }  // namespace fastbin::cuda

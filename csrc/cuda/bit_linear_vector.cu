@@ -6,16 +6,16 @@
 // operation, and x carries the inverse power: every input has its own place in a word, which inputs meet in a product
 // does not matter, and the powers cancel. Where a lane's words are those of one row, x is dealt out likewise.
 //
-//   Way::kBytes   x is an integer of 24 bits (16-bit floats), 32 (float32) or 8 in units of its chunk's scale; times
-//                 2^(7 - p) it is cut into 4, 5 or 2 signed bytes, columns of the right operand. Products of 32 inputs
-//                 at a time, exact. For as few samples as the columns allow, and for int8.
-//   Way::kHalf    x is float16 in units of its chunk's scale, or two of them, the second what the first leaves, for
-//                 float32. Twice the masks and products of kBytes, a quarter of its columns.
+//   Way::kBytes   x is an integer of 24 bits (16-bit floats) or 8 in units of its chunk's scale; times 2^(7 - p) it is
+//                 cut into 4 or 2 signed bytes, columns of the right operand. Products of 32 inputs at a time, exact.
+//                 For as few samples as the columns allow, and for int8.
+//   Way::kHalf    x is float16 in units of its chunk's scale. Twice the masks and products of kBytes, a quarter of its
+//                 columns.
 //
 // A chunk of 512 inputs has its own scale, 2^e <= its largest value < 2^(e + 1). An input of 16 bits is off by at most
-// 2^-23 (kBytes) or 2^-31 (kHalf) of its chunk's largest, one of float32 by 2^-31 of it (kBytes), or by 2^-24 of itself
-// and 2^-41 of the largest (kHalf). Chunks are added in float32 in a fixed order. Infinities and NaN make every output
-// of their sample NaN. int8 is exact.
+// 2^-23 (kBytes) or 2^-31 (kHalf) of its chunk's largest. Chunks are added in float32 in a fixed order. Infinities and
+// NaN make every output of their sample NaN. int8 is exact. float32 is not taken: tensor cores add with fewer bits than
+// its tolerance asks for.
 //
 // A warp has 32 rows, reads 128 bytes of each at a time into shared memory, asynchronously, and multiplies what it read
 // before. The warps of a block deal out rows and stages of inputs; so that each multiprocessor turns fewer of x's
@@ -41,9 +41,7 @@ constexpr int kSlotWords = kWarpRows * kStageWords;
 enum class Way { kBytes, kHalf };
 
 // Columns of the right operand of a sample whose values have kBytes bytes.
-__host__ __device__ constexpr int columns_of(int bytes, Way way) {
-  return way == Way::kHalf ? (bytes == 4 ? 2 : 1) : (bytes == 4 ? 5 : bytes == 2 ? 4 : 2);
-}
+__host__ __device__ constexpr int columns_of(int bytes, Way way) { return way == Way::kHalf ? 1 : bytes == 2 ? 4 : 2; }
 
 // 16-byte pieces of the right operand of a chunk: a column's for a lane are its 4 words' registers.
 __host__ __device__ constexpr int pieces_of(Way way, int columns) { return 4 * (way == Way::kHalf ? 16 : 8) * columns; }
@@ -79,7 +77,6 @@ __device__ __forceinline__ void load_four(uint32_t (&four)[kBytes], const void* 
 
 template <int kBytes>
 __device__ __forceinline__ float value_of(const uint32_t (&four)[kBytes], int i, Scalar type) {
-  if constexpr (kBytes == 4) return __uint_as_float(four[i]);
   const uint32_t bits = four[i * kBytes / 4] >> 8 * (i * kBytes % 4);
   if constexpr (kBytes == 1) return static_cast<float>(static_cast<signed char>(bits & 0xff));
   if (type == Scalar::kBFloat16) return __uint_as_float(bits << 16);
@@ -113,56 +110,45 @@ __device__ __forceinline__ void put(uint4* to, float* unit_to, const uint32_t (&
 #pragma unroll
       for (int i = 0; i < 16; ++i) v[i] = 0.0f;
     }
-    const int unit = kWay == Way::kHalf ? exponent : exponent - (kBytes == 4 ? 30 : 22);
+    const int unit = kWay == Way::kHalf ? exponent : exponent - 22;
     if (lane < kPerSample) unit_to[lane] = finite ? ldexpf(1.0f, unit) : __int_as_float(0x7fc00000);
   }
 
   if constexpr (kWay == Way::kHalf) {
 #pragma unroll
     for (int eight = 0; eight < 2; ++eight) {
-      uint32_t words[kPerSample][4];
+      uint32_t words[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int bit = 4 * (g % 4) + i;
-        const float scale = power((kBytes == 4 ? 14 : 15) - exponent - (bit < 10 ? bit : bit - 6));
-        const float low = v[8 * eight + i] * scale, high = v[8 * eight + 4 + i] * scale;
-        const uint16_t low_half = half_of_float(low), high_half = half_of_float(high);
-        words[0][i] = low_half | static_cast<uint32_t>(high_half) << 16;
-        if constexpr (kPerSample == 2) {
-          const uint16_t low_rest = half_of_float((low - float_of_half(low_half)) * 2048.0f);
-          const uint16_t high_rest = half_of_float((high - float_of_half(high_half)) * 2048.0f);
-          words[1][i] = low_rest | static_cast<uint32_t>(high_rest) << 16;
-        }
+        const float scale = power(15 - exponent - (bit < 10 ? bit : bit - 6));
+        words[i] = half_of_float(v[8 * eight + i] * scale) |
+                   static_cast<uint32_t>(half_of_float(v[8 * eight + 4 + i] * scale)) << 16;
       }
-      uint4* place = to + ((g / 4 + 2 * eight) * 4 + g % 4) * (4 * kColumns);
-#pragma unroll
-      for (int c = 0; c < kPerSample; ++c)
-        place[4 * c] = make_uint4(words[c][0], words[c][1], words[c][2], words[c][3]);
+      to[((g / 4 + 2 * eight) * 4 + g % 4) * (4 * kColumns)] = make_uint4(words[0], words[1], words[2], words[3]);
     }
   } else {
     uint32_t words[kPerSample][4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      uint32_t digits[4], last[4];  // the lower four signed bytes of each value, and the fifth
+      uint32_t digits[4];  // the signed bytes of each value
 #pragma unroll
       for (int b = 0; b < 4; ++b) {
-        const int up = kBytes == 4 ? 30 - exponent : kBytes == 2 ? 22 - exponent : 0;
+        const int up = kBytes == 2 ? 22 - exponent : 0;
         const int shift = 7 - 4 * (g % 2) - i;
         const int32_t integer = __float2int_rn(v[4 * b + i] * power(up / 2) * power(up - up / 2));
-        // Adding 2^7 to each byte but the last carries what a signed one cannot hold.
-        constexpr uint32_t kBias = kBytes == 4 ? 0x80808080u : kBytes == 2 ? 0x808080u : 0x80u;
-        const int64_t whole = static_cast<int64_t>(integer) * (1 << shift) + kBias;
-        digits[b] = static_cast<uint32_t>(whole) ^ kBias;
-        last[b] = static_cast<uint32_t>(whole >> 32) & 0xffu;
+        // Adding 2^7 to each byte but the last carries what a signed one cannot hold. |integer| < 2^23 and 2^7 times as
+        // much fits 32 bits.
+        constexpr uint32_t kBias = kBytes == 2 ? 0x808080u : 0x80u;
+        digits[b] = ((static_cast<uint32_t>(integer) << shift) + kBias) ^ kBias;
       }
       const auto transposed = [&](uint32_t pick) {  // byte j or j + 1 of all four
         return __byte_perm(__byte_perm(digits[0], digits[1], pick), __byte_perm(digits[2], digits[3], pick), 0x5410);
       };
 #pragma unroll
-      for (int c = 0; c < (kPerSample < 4 ? kPerSample : 4); ++c) {
+      for (int c = 0; c < kPerSample; ++c) {
         words[c][i] = transposed(static_cast<uint32_t>(0x40 + 0x11 * c));
       }
-      if constexpr (kPerSample == 5) words[4][i] = last[0] | last[1] << 8 | last[2] << 16 | last[3] << 24;
     }
     uint4* place = to + g * (4 * kColumns);
 #pragma unroll
@@ -220,8 +206,7 @@ __device__ __forceinline__ void multiply(Sum (&sums)[2][kTiles][4], const uint4 
   float weight[2];  // of this lane's columns
 #pragma unroll
   for (int e = 0; e < 2; ++e) {
-    const int part = kPerSample == 5 ? 2 * q + e : (2 * q + e) % kPerSample;
-    weight[e] = kWay == Way::kBytes ? power(8 * part - 7) : kBytes == 2 ? 512.0f : part == 0 ? 1024.0f : 0.5f;
+    weight[e] = kWay == Way::kBytes ? power(8 * ((2 * q + e) % kPerSample) - 7) : 512.0f;
   }
 #pragma unroll
   for (int n = 0; n < kTiles; ++n) {
@@ -448,9 +433,7 @@ void bit_linear_vector(const BitLinear& p, const Queue& queue) {
   const int capable = capability(queue.device, shape);
   switch (p.type) {
     case Scalar::kFloat32:
-      if (p.batch == 1) return run<4, Way::kBytes, 8>(p, queue, shape, capable);
-      if (p.batch <= 4) return run<4, Way::kHalf, 8>(p, queue, shape, capable);
-      return run<4, Way::kHalf, 16>(p, queue, shape, capable);
+      throw std::runtime_error("bit_linear_vector: float32 is not taken");
     case Scalar::kBFloat16:
     case Scalar::kFloat16:
       if (p.batch == 1) return run<2, Way::kBytes, 4>(p, queue, shape, capable);
