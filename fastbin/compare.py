@@ -245,7 +245,7 @@ def _csv(runs: list[Run]) -> str:
 
 
 def _run(folder: Path, kind: str, task: Task, dataset: Dataset, searched: Run | None, first: bool) -> Run:
-    """Train and evaluate one network and save it; what fails is a run too, that says why. Snapshots are of the first seed."""
+    """Train, evaluate and save one network, of the first seed with snapshots; what fails is a run too, that says why."""
     about: Run = {"data": dataset.name, "kind": kind, "seed": task.config.seed}
     if searched is not None:
         task = dataclasses.replace(task, density=tuple(searched["density"]))
