@@ -141,7 +141,9 @@ def compare(
                 if dataset is None or task is None or (dataset.name, task.config.seed) != (name, seed):
                     dataset = load_dataset(source, data_dir=data_dir, seed=seed)
                     task = Task.of(dataset, dataclasses.replace(config, seed=seed))
-                run = _run(folder, kind, task, dataset, _find(results["runs"], name, seed, SEARCHED), seed == config.seed)
+                run = _run(
+                    folder, kind, task, dataset, _find(results["runs"], name, seed, SEARCHED), seed == config.seed
+                )
                 results["runs"] = [r for r in results["runs"] if _key(r) != _key(run)] + [run]
                 results["runs"].sort(key=lambda r: _place(r, names))
                 write(folder, results)
