@@ -1,4 +1,4 @@
-"""Graphs of networks, their spectra exact and estimated, and null models."""
+"""Graphs of networks, their exact spectra, summaries, and networkx."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from networks import NETWORKS, assert_values, bits, ones, reals
 
-from bench.checks import matrix
 from fastbin import BitMatrix
 from fastbin.nn import WeightFreeNet
 from fastbin.spectra import (
@@ -23,39 +22,10 @@ from fastbin.spectra import (
     from_networkx,
     laplacian_spectrum,
     network_graph,
-    same_degrees,
-    same_density,
     singular_values,
     summarise,
     to_networkx,
 )
-
-
-def bits(widths, density=0.4, seed=0):
-    """Layers of random bits."""
-    g = torch.Generator().manual_seed(seed)
-    return [BitMatrix.pack(torch.rand(n_out, n_in, generator=g) < density) for n_in, n_out in pairwise(widths)]
-
-
-def reals(widths, density=0.5, seed=0):
-    """Layers of random real weights, some of them 0."""
-    g = torch.Generator().manual_seed(seed)
-    return [
-        torch.randn(n_out, n_in, generator=g, dtype=torch.float64) * (torch.rand(n_out, n_in, generator=g) < density)
-        for n_in, n_out in pairwise(widths)
-    ]
-
-
-def ones(*shapes):
-    return [BitMatrix.pack(torch.ones(shape)) for shape in shapes]
-
-
-def assert_values(found: Tensor, expected, tolerance=1e-10):
-    expected = torch.as_tensor(np.sort(np.asarray(expected, dtype=np.float64)))
-    assert found.dtype == torch.float64 and found.shape == expected.shape
-    assert bool((found.diff() >= 0).all()), "not ascending"
-    assert float((found - expected).abs().max()) <= tolerance
-
 
 # --------------------------------------------------------------------------------------------------------- closed forms
 
@@ -138,17 +108,6 @@ def test_closed_forms_as_layers():
 
 
 # ----------------------------------------------------------------------------------------- agreement with other programs
-
-NETWORKS = {
-    "bits": bits((40, 33, 31, 7)),
-    "sparse bits": bits((40, 33, 31, 7), 0.03),
-    "one layer": bits((20, 50)),
-    "real": reals((12, 31, 8)),
-    "mixed": [bits((12, 31))[0], reals((31, 8))[0]],
-    "empty layer": [BitMatrix.zeros(0, 9), BitMatrix.zeros(4, 0), *bits((4, 6))],
-    "zeros": [BitMatrix.zeros(8, 5), BitMatrix.zeros(3, 8)],
-    "ones": ones((8, 5), (3, 8)),
-}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -286,70 +245,6 @@ def test_multiply(name):
     assert graph.biadjacency().equal(dense[left][:, right])
 
 
-# ------------------------------------------------------------------------------------------------------------ estimates
-
-
-@pytest.mark.parametrize(
-    ("layers", "normalized"),
-    [(bits((300, 400, 200, 10), 0.5), True), (bits((300, 400, 200, 10), 0.02), True), (reals((150, 200, 50)), True),
-     (bits((150, 200, 50), 0.3), False)],
-    ids=["dense", "sparse", "real", "not normalised"],
-)  # fmt: skip
-def test_estimates(layers, normalized):
-    exact = laplacian_spectrum(layers, normalized).values
-    scale = float(exact[-1])
-    for seed in range(3):
-        found = estimate_spectrum(layers, normalized, probes=24, steps=40, seed=seed)
-        assert_values(found.values, found.values)
-        distance = float((found.values - exact).abs().mean())
-        # The estimated error is the expected one, with the quadrature's on top: what happens may be somewhat more.
-        assert distance <= 1.5 * found.error and 0 < found.error < 0.02 * scale
-    again = estimate_spectrum(layers, normalized, probes=24, steps=40, seed=2)
-    assert again.values.equal(found.values) and again.error == found.error
-    assert not estimate_spectrum(layers, normalized, probes=24, steps=40, seed=3).values.equal(found.values)
-
-
-def test_estimates_get_better_with_probes():
-    layers = bits((60, 90, 30), 0.2)
-    exact = laplacian_spectrum(layers).values
-    errors = []
-    for probes in (2, 128):
-        found = [estimate_spectrum(layers, probes=probes, seed=seed) for seed in range(6)]
-        errors.append(sum(float((f.values - exact).abs().mean()) for f in found))
-    assert errors[1] < 0.4 * errors[0]  # by 1/8 if all were chance
-
-
-@pytest.mark.parametrize("layers", [ones((9, 6)), NETWORKS["zeros"], NETWORKS["empty layer"], ones((1, 1))], ids=str)
-def test_estimates_of_few_different_eigenvalues(layers):
-    """Lanczos ends early, with vectors of zeros."""
-    exact, found = laplacian_spectrum(layers), estimate_spectrum(layers)
-    assert float((exact.values - found.values).abs().mean()) <= max(2 * found.error, 1e-6)
-    whole = estimate_spectrum(layers, normalized=False)
-    exact = laplacian_spectrum(layers, normalized=False)
-    assert float((exact.values - whole.values).abs().mean()) <= max(2 * whole.error, 1e-5)
-
-
-@pytest.mark.parametrize("name", ["bits", "one layer", "real", "mixed", "ones"])
-@pytest.mark.parametrize("normalized", [True, False])
-def test_extremes(name, normalized):
-    layers = NETWORKS[name]
-    exact = laplacian_spectrum(layers, normalized).values
-    k = 1 if name == "ones" else 3  # its eigenvalues but the ends come several times
-    smallest, largest = extreme_eigenvalues(layers, k, normalized)
-    tolerance = 1e-9 * float(exact[-1])
-    assert_values(smallest, exact[:k], tolerance)
-    assert_values(largest, exact[-k:], tolerance)
-    for roughly, end in zip(extreme_eigenvalues(layers, k, normalized, tol=1e-6), (exact[:k], exact[-k:]), strict=True):
-        assert_values(roughly, end, 1e-5 * float(exact[-1]))
-    again = extreme_eigenvalues(layers, k, normalized)
-    assert again[0].equal(smallest) and again[1].equal(largest)
-
-
-def test_extremes_without_edges():
-    smallest, largest = extreme_eigenvalues(NETWORKS["zeros"], 2)
-    assert smallest.tolist() == largest.tolist() == [0, 0]
-
-
 # -------------------------------------------------------------------------------------------------------------- figures
 
 TREES = {
@@ -391,53 +286,6 @@ def test_summary_of_networks(name):
         summarise(graph, spectrum=laplacian_spectrum(graph, normalized=False))
     with pytest.raises(ValueError, match="weights of at least 0: take signed='absolute' or 'support'"):
         summarise(reals((5, 4)), "signed")
-
-
-# ---------------------------------------------------------------------------------------------------------- null models
-
-
-@pytest.mark.parametrize(("rows", "cols"), [(40, 33), (1, 65), (7, 1), (0, 5), (5, 0), (64, 200)])
-@pytest.mark.parametrize("density", [0.0, 0.03, 0.5, 1.0])
-def test_null_models_keep_what_they_say(rows, cols, density):
-    w = matrix((rows, cols), 5, density)
-    (dealt,), (swapped,) = same_density([w], seed=1), same_degrees([w], seed=1)
-    assert dealt.shape == swapped.shape == w.shape and int(dealt.count()) == int(w.count())
-    BitMatrix.from_words(swapped.words, cols), BitMatrix.from_words(dealt.words, cols)  # their tail bits are 0
-    for axis in (0, 1):
-        assert swapped.unpack().sum(axis).equal(w.unpack().sum(axis))
-    assert [same_degrees([w], seed=1)[0], same_density([w], seed=1)[0]] == [swapped, dealt]
-
-
-def test_null_models_forget_the_rest():
-    """Half of the rows hold the left half of the columns, the others the right one: a pattern, and degrees of no meaning."""
-    pattern = torch.zeros(64, 96, dtype=torch.bool)
-    pattern[:32, :48] = pattern[32:, 48:] = True
-    for model, places in ((same_density, 64 * 96), (same_degrees, 64 * 96)):
-        kept = [
-            int((model([BitMatrix.pack(pattern)], seed)[0].unpack(torch.bool) & pattern).sum()) for seed in range(10)
-        ]
-        # As many as chance leaves: half of the edges; the deviation of the mean of ten is below 20.
-        assert abs(sum(kept) / 10 - int(pattern.sum()) / 2) <= 80, (model, places)
-
-
-def test_every_structure_of_the_degrees_is_as_likely():
-    """The six 3 x 3 permutation matrices: 300 draws, chi-squared with 5 degrees of freedom."""
-    counts: dict[tuple[int, ...], int] = {}
-    for seed in range(300):
-        (w,) = same_degrees([BitMatrix.pack(torch.eye(3))], seed, sweeps=8)
-        key = tuple(w.unpack().argmax(1).tolist())
-        counts[key] = counts.get(key, 0) + 1
-    assert len(counts) == 6
-    assert sum((n - 50) ** 2 / 50 for n in counts.values()) < 20.5  # p = 0.001
-
-
-def test_null_models_of_real_weights():
-    (w,) = reals((30, 20), 0.4)
-    (dealt,), (swapped,) = same_density([w], seed=1), same_degrees([w], seed=1)
-    for made in (dealt, swapped):
-        assert made.flatten().sort().values.equal(w.flatten().sort().values) and not made.equal(w)
-    assert swapped.sort(1).values.equal(w.sort(1).values)  # each unit's own weights
-    assert (swapped != 0).sum(0).equal((w != 0).sum(0))
 
 
 # ------------------------------------------------------------------------------------------------------------- networkx
