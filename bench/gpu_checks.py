@@ -19,8 +19,8 @@ from torch import Tensor
 
 from bench.checks import assert_product, assert_same, matrix, poisoned, random_bits, shape_of, values
 from fastbin import SearchConfig, backends, choices, reference
+from fastbin.descent import Search
 from fastbin.rules import SGD, Adam, Bop, Rule, ScoreRule
-from fastbin.search import Search
 from fastbin.steps import Part, Steps
 
 SMALL = ((1, 1, 1), (3, 31, 33), (5, 33, 65), (16, 64, 64))  # batch, rows, columns

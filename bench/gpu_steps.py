@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from fastbin import SearchConfig, library
 from fastbin.config import Activations
+from fastbin.descent import Search
 from fastbin.rules import Adam
-from fastbin.search import Search
 from fastbin.steps import Part, Steps
 
 RULE = Adam(lr=0.01)

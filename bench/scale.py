@@ -22,7 +22,7 @@ from torch import Tensor
 from bench.report import CONSOLE, environment, print_table
 from bench.steps import LOGIT_SCALE, LR, TAU, DenseSearch
 from fastbin import SearchConfig
-from fastbin.search import Search
+from fastbin.descent import Search
 
 CLASSES = 10
 EDGE_BATCH = 64  # batch of the points against edges

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from bench.case import OURS, Case, Contender
 from bench.updates import assert_near
 from fastbin import SearchConfig
-from fastbin.search import Search
+from fastbin.descent import Search
 
 TAU, LR, LOGIT_SCALE, BETAS, EPS = 1.0, 0.01, 2.0, (0.9, 0.999), 1e-8
 

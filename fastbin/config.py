@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, Literal, get_args
 
 from fastbin.encodings import Encoding
@@ -20,8 +21,8 @@ DEFAULT_LR = {"sgd": 1.0, "adam": 0.02}
 DEFAULT_TAU = {"hard": (1.0, 1.0), "sample": (0.03, 0.03), "soft": (0.1, 0.02)}  # start and end
 
 _NUMBERS = (
-    "logit_scale", "lr", "lr_end", "tau", "tau_end", "clip", "momentum", "gamma", "threshold", "init_std", "input_dropout",
-    "validation",
+    "logit_scale", "lr", "lr_end", "tau", "tau_end", "clip", "momentum", "gamma", "threshold", "density", "init_std",
+    "input_dropout", "validation",
 )  # fmt: skip
 
 
@@ -62,6 +63,7 @@ class SearchConfig:
         betas: of adam.
         gamma: adaptivity rate of bop.
         threshold: flip threshold of bop.
+        density: share of the initial scores that are above 0, in expectation.
         init_std: standard deviation of the initial scores.
         input_dropout: share of a training sample's standardised inputs that are set to 0, their mean, drawn anew each epoch;
             the others are scaled up.
@@ -93,6 +95,7 @@ class SearchConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     gamma: float = 1e-3
     threshold: float = 1e-4
+    density: float = 0.5
     init_std: float = 0.3
     input_dropout: float = 0.0
     epochs: int = 30
@@ -141,6 +144,7 @@ class SearchConfig:
         _check("betas", self.betas, len(self.betas) == 2 and all(map(is_number, self.betas)), "two numbers")
         for name in ("input_dropout", "validation"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "in [0, 1)")
+        _check("density", self.density, 0 < self.density < 1, "in (0, 1)")
         _check("init_std", self.init_std, 0 < self.init_std < math.inf, "positive and finite")
         _check("lr_end", self.lr_end, 0 <= self.lr_end < math.inf, "at least 0 and finite")
         for name in ("tau", "tau_end", "logit_scale"):
@@ -155,6 +159,11 @@ class SearchConfig:
         if self.activations == "bfloat16" and self.estimator == "soft":
             raise ValueError("estimator soft has dense float32 weights: choose activations float32")
         self.rule_at(0.0)  # the rule checks its own constants
+
+    @property
+    def init_mean(self) -> float:
+        """Mean of the initial scores: as far from 0 as `density` asks of normal ones."""
+        return self.init_std * NormalDist().inv_cdf(self.density)
 
     def rule_at(self, progress: float) -> Rule:
         """The rule at `progress` in [0, 1) of all steps."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ __all__ = [
     "encode_labels",
     "from_arrays",
     "load_dataset",
+    "load_datasets",
     "read_idx",
     "split_validation",
     "without_test",
@@ -95,18 +97,28 @@ def load_dataset(
         ValueError: unknown name, or arrays that are not fit for classification.
         DataError: a file is damaged, or missing and cannot be downloaded.
     """
+    return load_datasets(source, [seed], data_dir=data_dir)[0]
+
+
+def load_datasets(
+    source: str | os.PathLike[str], seeds: Sequence[int], *, data_dir: str | os.PathLike[str] | None = None
+) -> list[Dataset]:
+    """Load a data set once and split it by each seed; one with a test part of its own is the same object for all seeds.
+
+    Args, returns and errors are those of `load_dataset`.
+    """
     name = os.fspath(source)
-    if name == "digits":
-        return _bundled(name, load_digits(), pixels=True, seed=seed)
-    if name == "breast_cancer":
-        return _bundled(name, load_breast_cancer(), pixels=False, seed=seed)
+    if name in ("digits", "breast_cancer"):
+        bunch = load_digits() if name == "digits" else load_breast_cancer()
+        pixels = name == "digits"
+        return [replace(from_arrays(bunch.data, bunch.target, name=name, seed=s), pixels=pixels) for s in seeds]
     if name in SOURCES:
         x_train, y_train, x_test, y_test = map(torch.from_numpy, load_files(name, _data_folder(data_dir)))
-        return Dataset(
-            name, x_train.float(), y_train.long(), x_test.float(), y_test.long(), tuple(range(CLASSES)), pixels=True
-        )
+        labels = tuple(range(CLASSES))
+        official = Dataset(name, x_train.float(), y_train.long(), x_test.float(), y_test.long(), labels, pixels=True)
+        return [official] * len(seeds)
     if name.lower().endswith(".npz"):
-        return _own(Path(name), seed)
+        return _own(Path(name), seeds)
     close = difflib.get_close_matches(name.lower(), NAMES)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
     raise ValueError(f"unknown data set {name!r}: expected {', '.join(NAMES)}, or a path ending in .npz{hint}")
@@ -226,11 +238,6 @@ class Standardizer:
         return (values - self.mean.to(values.device)) / self.scale.to(values.device)
 
 
-def _bundled(name: str, bunch: Any, *, pixels: bool, seed: int) -> Dataset:
-    """Split a set that comes with scikit-learn."""
-    return replace(from_arrays(bunch.data, bunch.target, name=name, seed=seed), pixels=pixels)
-
-
 def _data_folder(data_dir: str | os.PathLike[str] | None) -> Path:
     if data_dir is None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
@@ -238,12 +245,12 @@ def _data_folder(data_dir: str | os.PathLike[str] | None) -> Path:
     return Path(data_dir).expanduser()
 
 
-def _own(path: Path, seed: int) -> Dataset:
+def _own(path: Path, seeds: Sequence[int]) -> list[Dataset]:
     """Load a user's own .npz file; errors about its arrays name it."""
     arrays = read_npz(path)
     try:
         if "x" in arrays:
-            return from_arrays(arrays["x"], arrays["y"], name=path.stem, seed=seed)
+            return [from_arrays(arrays["x"], arrays["y"], name=path.stem, seed=seed) for seed in seeds]
         x_train = check_inputs(arrays["x_train"])
         y_train, labels = check_labels(arrays["y_train"], len(x_train))
     except ValueError as error:
@@ -253,7 +260,8 @@ def _own(path: Path, seed: int) -> Dataset:
         y_test = encode_labels(arrays["y_test"], labels, len(x_test))
     except ValueError as error:
         raise ValueError(f"{path}, test part: {error}") from error
-    return Dataset(path.stem, x_train, y_train, x_test, y_test, labels, _is_images(arrays["x_train"]))
+    own = Dataset(path.stem, x_train, y_train, x_test, y_test, labels, _is_images(arrays["x_train"]))
+    return [own] * len(seeds)
 
 
 def _is_images(x: Any) -> bool:

@@ -52,6 +52,11 @@ class EpochRecord:
     tau: float
     seconds: float
 
+    @property
+    def standing(self) -> tuple[float, float]:
+        """Validation accuracy, then less loss: the higher is to be preferred; equal for all without a validation part."""
+        return (self.validation_accuracy or 0.0, -(self.validation_loss or 0.0))
+
     def to_json(self) -> dict[str, Any]:
         """The record as JSON-able values."""
         return asdict(self)

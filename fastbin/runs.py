@@ -18,6 +18,7 @@ NETWORK = "network.safetensors"  # the found network
 METRICS = "metrics.jsonl"  # a line for each epoch
 CONFIG = "config.json"  # the resolved configuration
 SNAPSHOTS = "snapshots"  # a folder: the bits before the search and after each epoch, where they were asked for
+POPULATION = "population.json"  # the members of a population, whose folders lie beside it
 
 
 class RunFolderError(RuntimeError):
@@ -41,6 +42,11 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def member_folder(folder: Path, member: int) -> Path:
+    """The folder of a member of a population, as that of a search of its own."""
+    return folder / f"member{member:04}"
+
+
 def write_config(folder: Path, config: SearchConfig, data_name: str) -> None:
     """Write the resolved configuration."""
     values = {"data": data_name, **config.to_json()}
@@ -48,8 +54,12 @@ def write_config(folder: Path, config: SearchConfig, data_name: str) -> None:
 
 
 def read_config(folder: Path) -> SearchConfig | None:
-    """The configuration of the folder's run, None if there is none yet; raises RunFolderError if it is damaged."""
-    path = folder / CONFIG
+    """The configuration of the folder's run, or of its population's first member, None if there is none yet.
+
+    Raises:
+        RunFolderError: it is damaged.
+    """
+    path = (member_folder(folder, 0) if (folder / POPULATION).exists() else folder) / CONFIG
     if not path.exists():
         return None
     try:

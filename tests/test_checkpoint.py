@@ -16,9 +16,10 @@ import fastbin
 from fastbin import BitMatrix, CheckpointError, SearchConfig, SearchResult, checkpoint, load_result
 from fastbin.checkpoint import Reader
 from fastbin.data import Standardizer
+from fastbin.descent import Search
 from fastbin.nn import WeightFreeNet
 from fastbin.result import EpochRecord, read_result
-from fastbin.search import Search, run_search
+from fastbin.search import run_search
 
 CONFIG = SearchConfig(hidden=(5,), epochs=2, batch_size=8, validation=0.25, estimator="sample")
 WIDTHS = [3, 5, 2]

@@ -75,7 +75,7 @@ def test_values_and_derivatives_of_the_dense_network(widths, activation, norm, o
     net = make(widths, activation=activation, norm=norm, output_norm=output_norm, logit_scale=1.7)
     x = torch.randn(batch, widths[0])
     y = torch.randint(0, widths[-1], (batch,))
-    done = backprop(net, x, y)
+    done = backprop(net, net.weights(), x, y)
     truth, dense_outputs = dense_trace(net, x, torch.float64)
     torch.testing.assert_close(done.logits.double(), truth, **TOLERANCE)
     torch.testing.assert_close(done.loss.double(), F.cross_entropy(truth, y), **TOLERANCE)
@@ -92,7 +92,7 @@ def test_step_is_the_dense_network_on_packed_layers(widths, norm, output_norm):
     net = make(widths, activation="step", norm=norm, output_norm=output_norm)
     x = whole_numbers(9, widths[0])
     y = torch.randint(0, widths[-1], (9,))
-    done = backprop(net, x, y)
+    done = backprop(net, net.weights(), x, y)
     truth, dense_outputs = dense_trace(net, x, torch.float32)
     assert torch.equal(done.logits, truth) and torch.equal(net(x), truth)
     assert done.inputs[0] is x and all(isinstance(h, BitMatrix) for h in done.inputs[1:])
@@ -112,7 +112,10 @@ def test_two_classes_keep_their_distance():
     assert float((net(x)[:, 0] - net(x)[:, 1]).abs().std()) > 0.1
     # By the order alone the logits are 2 and -2, and only LayerNorm's epsilon lets a derivative through.
     assert bool((ordered(x).abs() > 1.9).float().mean() > 0.9)
-    assert backprop(net, x, y).grads[-1].abs().median() > 100 * backprop(ordered, x, y).grads[-1].abs().median()
+    assert (
+        backprop(net, net.weights(), x, y).grads[-1].abs().median()
+        > 100 * backprop(ordered, ordered.weights(), x, y).grads[-1].abs().median()
+    )
 
 
 def test_step_counts_zero_as_off_and_lets_derivatives_through_up_to_one():
@@ -124,7 +127,7 @@ def test_step_counts_zero_as_off_and_lets_derivatives_through_up_to_one():
     logits = net(x)
     assert logits[:, 0].tolist() == [0, 0, 0, 0, 1, 1, 1]
     assert torch.autograd.grad(logits.sum(), x)[0].flatten().tolist() == [0, 1, 1, 1, 1, 1, 0]
-    through = backprop(net, x.detach(), torch.zeros(7, dtype=torch.int64)).grads[0]
+    through = backprop(net, net.weights(), x.detach(), torch.zeros(7, dtype=torch.int64)).grads[0]
     assert (through != 0).flatten().tolist() == [False, True, True, True, True, True, False]
 
 

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastbin import SearchConfig, backends, library, search, steps
-from fastbin.search import Search
+from fastbin.descent import Search
 from fastbin.steps import Part, Steps
 
 WIDTHS = [70, 50, 40, 3]
@@ -24,7 +24,8 @@ def after_two_epochs(config, capture):
     running = Steps(searching.step, 3, Part(x, torch.arange(70) % 3), 16, capture)
     for epoch in range(2):
         rules = [config.rule_at((5 * epoch + i) / 10) for i in range(5)]
-        running.run(torch.randperm(70, generator=torch.Generator().manual_seed(epoch)).split(16), rules)
+        batches = torch.randperm(70, generator=torch.Generator().manual_seed(epoch)).split(16)
+        running.run(batches, rules, torch.tensor([[rule.constants()] for rule in rules], dtype=torch.float64))
     return [*searching.tensors().values(), running.loss, running.correct, running.flips]
 
 
@@ -50,7 +51,7 @@ def test_a_whole_search_is_the_same_captured(monkeypatch):
     config = SearchConfig(hidden=(12, 10), epochs=3, batch_size=16, estimator="sample", input_dropout=0.2)
     plain = search.run_search(data, config)
     monkeypatch.setattr(steps, "Graph", StandIn)
-    monkeypatch.setattr(search, "_capturable", lambda config: True)
+    monkeypatch.setattr(search, "capturable", lambda config: True)
     captured = search.run_search(data, config)
     for mine, other in zip(captured.history, plain.history, strict=True):
         assert dataclasses.replace(mine, seconds=0.0) == dataclasses.replace(other, seconds=0.0)
@@ -58,13 +59,13 @@ def test_a_whole_search_is_the_same_captured(monkeypatch):
 
 
 def test_what_is_captured():
-    assert not search._capturable(SearchConfig())
-    assert search._capturable(SearchConfig(device="cuda:1")) and search._capturable(
+    assert not search.capturable(SearchConfig())
+    assert search.capturable(SearchConfig(device="cuda:1")) and search.capturable(
         SearchConfig(device="cuda", estimator="sample")
     )
-    assert not search._capturable(SearchConfig(device="cuda", estimator="soft"))
+    assert not search.capturable(SearchConfig(device="cuda", estimator="soft"))
     with backends.override("reference"):
-        assert not search._capturable(SearchConfig(device="cuda"))
+        assert not search.capturable(SearchConfig(device="cuda"))
 
 
 class NoWaiting(TorchDispatchMode):

@@ -8,8 +8,8 @@ import torch
 
 from fastbin import SearchConfig, run_search
 from fastbin.backprop import backprop
+from fastbin.descent import Search
 from fastbin.nn import Perceptron
-from fastbin.search import Search
 from fastbin.theory import (
     GradientLog,
     RelaxedLoss,
@@ -224,7 +224,7 @@ def test_gradient_error_is_within_its_certified_bound(tau):
     (exact,) = torch.autograd.grad(mean_field, theta)
     assert found.gradient == pytest.approx(float(exact.norm()))
     assert found.loss == pytest.approx(float(mean_field.detach()))
-    step = backprop(search.net, *batch)
+    step = backprop(search.net, search.net.weights(), *batch)
     taken = torch.cat([(gy.T @ h).flatten() for gy, h in zip(step.grads, step.inputs, strict=True)]).double()
     taken = surrogate(theta.detach(), tau)[1] * taken
     assert found.error == pytest.approx(float((taken - exact).norm()), rel=1e-4)

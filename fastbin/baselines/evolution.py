@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from fastbin.baselines.graph import ACTIVATIONS, LINEAR, Graph, GraphNet, Population, prepared
 from fastbin.baselines.nets import SHARED_WEIGHTS
 from fastbin.baselines.task import Task, Trained
+from fastbin.descent import derived_seed
 from fastbin.result import EpochRecord
-from fastbin.search import derived_seed
 
 POPULATION = 64
 GENERATIONS = 1000  # at most: the budget may end before. Of MNIST, about two minutes on a core

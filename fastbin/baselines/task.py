@@ -14,9 +14,10 @@ from fastbin.baselines.nets import Network, RealNet
 from fastbin.bits import BitMatrix
 from fastbin.config import SearchConfig
 from fastbin.data import Dataset, Standardizer
+from fastbin.descent import derived_seed
 from fastbin.nn import WeightFreeNet
 from fastbin.result import EpochRecord, make_net
-from fastbin.search import derived_seed, prepare
+from fastbin.search import prepare
 from fastbin.steps import Part
 
 PASSES = 3  # a training step's products in units of a forward pass: forward, gradient of inputs, gradient of weights

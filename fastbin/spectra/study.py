@@ -17,7 +17,7 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from fastbin.search import derived_seed
+from fastbin.descent import derived_seed
 from fastbin.spectra.distances import Metric, distance_matrix, permutation_test
 from fastbin.spectra.files import Stored, find_evolutions, find_networks
 from fastbin.spectra.graph import Block, Graph, Signs

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fastbin.config import SearchConfig
+from fastbin.descent import Search
 from fastbin.result import SearchResult
-from fastbin.search import Search
 from fastbin.theory.curvature import SMOOTH
 from fastbin.theory.exact import discrete_minimum
 from fastbin.theory.gradient import GradientLog

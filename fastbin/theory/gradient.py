@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastbin.descent import Search
 from fastbin.rules import Rule, ScoreRule
-from fastbin.search import Search
 from fastbin.theory.curvature import SMOOTH, certifiable, certified, estimated
 from fastbin.theory.relaxed import RelaxedLoss, surrogate
 
