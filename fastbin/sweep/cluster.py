@@ -55,10 +55,9 @@ def run_on(cluster: Cluster, space: Space, sampler: Sampler, out: Path, data_dir
         trainable = tune.with_parameters(_trial, sweep=out.resolve(), data_dir=folder, threads=cluster.cpus)
         scheduler = None
         if space.halving is not None:
-            epochs = space.config(space.drawn(0) if space.method != "tpe" else {}).epochs
             scheduler = ASHAScheduler(
                 time_attr="epoch",
-                max_t=max(epochs, space.halving.grace + 1),
+                max_t=2**31,  # a trial ends by itself
                 grace_period=space.halving.grace,
                 reduction_factor=space.halving.factor,
             )
