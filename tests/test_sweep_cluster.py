@@ -13,7 +13,7 @@ import torch
 
 ray = pytest.importorskip("ray", reason="a cluster needs Ray: pip install 'fastbin-nets[cluster]'")
 
-from ray.cluster_utils import Cluster as TestCluster  # noqa: E402
+from ray import cluster_utils  # noqa: E402
 
 from fastbin import load_result, runs  # noqa: E402
 from fastbin.cli import main  # noqa: E402
@@ -36,7 +36,7 @@ lr = [0.01, 0.03]
 
 @pytest.fixture
 def two_nodes():
-    cluster = TestCluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     other = cluster.add_node(num_cpus=1)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
     yield cluster, other

@@ -113,6 +113,10 @@ class _Trials(Searcher):  # type: ignore[misc]
         self._numbers: dict[str, int] = {}
         self._values: dict[int, dict[str, Any]] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune keeps copies of its own to restore, which a sweep does not use; a terminal cannot be copied.
+        return {name: value for name, value in vars(self).items() if name not in ("_tell", "_sampler", "_left")}
+
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         number = next(self._left, None)
         if number is None:
