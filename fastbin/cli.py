@@ -28,7 +28,7 @@ from fastbin.data import NAMES, load_dataset
 from fastbin.export import Input, export
 from fastbin.result import load_result
 from fastbin.runs import CHECKPOINT, read_config, write_snapshot
-from fastbin.search import run_search
+from fastbin.search import Shard, run_search
 from fastbin.spectra.distances import Metric
 from fastbin.spectra.graph import Signs
 
@@ -60,6 +60,8 @@ class Search:
         out: folder of the run; unset: runs/<dataset>-seed<seed>.
         snapshots: also keep the bits after each epoch, for `fastbin spectra`.
         resume: go on from the folder's checkpoint; the flags not given are then those of the run.
+        shard: what processes started by torchrun have shares of: the samples of each batch, or the rows of each layer, for
+            layers that do not fit on one device; unset: batch under torchrun.
         data_dir: folder of the named data sets; unset: FASTBIN_DATA, else fastbin in the user's cache folder.
     """
 
@@ -68,6 +70,7 @@ class Search:
     out: Path | None = None
     snapshots: bool = False
     resume: bool = False
+    shard: Shard | None = None
     data_dir: Path | None = None
 
     @property
@@ -78,9 +81,11 @@ class Search:
     def run(self, command: list[str]) -> int:
         """Search, report, and return the exit code; `command` is what was typed."""
         config = SearchConfig.from_json(self.config.to_json())
-        if self.resume and not (self.folder / CHECKPOINT).exists():
+        leads = os.environ.get("RANK", "0") == "0"
+        shard = self.shard or ("batch" if "TORCHELASTIC_RUN_ID" in os.environ else None)
+        if leads and self.resume and not (self.folder / CHECKPOINT).exists():
             print(f"no checkpoint in {self.folder} yet: starting from the beginning", flush=True)
-        console = Console()
+        console = Console(quiet=not leads)
 
         def keep(epoch: int, weights: list[BitMatrix]) -> None:
             write_snapshot(self.folder, epoch, weights, config, Path(self.dataset).stem)
@@ -90,6 +95,7 @@ class Search:
                 result = run_search(
                     self.dataset,
                     config,
+                    shard=shard,
                     out=self.folder,
                     resume=self.resume,
                     data_dir=self.data_dir,
@@ -100,8 +106,9 @@ class Search:
             again = shlex.join(command if self.resume else [*command, "--resume"])
             print(f"fastbin: stopped; resume with: {again}", file=sys.stderr)
             return 130
-        report.write(self.folder, result, shlex.join(command))
-        report.show(result, self.folder, console)
+        if leads:
+            report.write(self.folder, result, shlex.join(command))
+            report.show(result, self.folder, console)
         return 0
 
 
