@@ -150,7 +150,7 @@ def joined(device: str, folder: Path | None) -> Iterator[Ranks]:
             raise
         raise SystemExit(130) from None
     except _ExchangeError as error:
-        raise watch.lost(str(error)) from error
+        raise watch.lost(f"an exchange between ranks failed: {error}") from error
     except Exception as error:
         if not watch.first():
             raise SystemExit(1) from error
@@ -219,10 +219,9 @@ class _Watch(threading.Thread):
             if not self.first():
                 return SystemExit(1)
         except RuntimeError:
-            dead, reason = [], f"torchrun has gone: {reason}"
-        size = self._ranks.size
+            dead, reason = [], f"{reason}, and torchrun has gone"
         names = " and ".join(map(str, dead))
-        return RankError(self.told(f"rank {names} of {size} died" if dead else f"the ranks were parted: {reason}"))
+        return RankError(self.told(f"rank {names} of {self._ranks.size} died" if dead else reason))
 
     def _dead(self) -> list[int]:
         if self._store.add("told", 0):

@@ -107,7 +107,10 @@ class RowShards(_Shards):
         self._ranks = ranks
         self._rows = self._keep(config, (self._drawn(config, i, *shape) for i, shape in enumerate(pairwise(widths))))
         # The form of the network: its bits are nowhere whole.
-        nowhere = [BitMatrix.zeros(n_out, n_in, device="meta") for n_in, n_out in pairwise(widths)]
+        nowhere = [
+            BitMatrix(w.words.new_empty((n, w.words.shape[1]), device="meta"), w.cols)
+            for w, n in zip(self._rows, widths[1:], strict=True)
+        ]
         self.net = make_net(config, widths, nowhere)
         self._products = _RowProducts(ranks)
 
