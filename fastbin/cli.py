@@ -26,8 +26,8 @@ from fastbin.compare import QUICK, compare
 from fastbin.config import SearchConfig
 from fastbin.data import NAMES, load_dataset
 from fastbin.export import Input, export
-from fastbin.result import load_result
-from fastbin.runs import CHECKPOINT, read_config, write_snapshot
+from fastbin.result import SearchResult, load_result
+from fastbin.runs import CHECKPOINT, POPULATION, read_config, write_snapshot
 from fastbin.search import Shard, run_search
 from fastbin.spectra.distances import Metric
 from fastbin.spectra.graph import Signs
@@ -58,7 +58,9 @@ class Search:
 
     Attributes:
         out: folder of the run; unset: runs/<dataset>-seed<seed>.
-        snapshots: also keep the bits after each epoch, for `fastbin spectra`.
+        population: so many searches at once, with the seeds --seed, --seed + 1, .., each in a folder of its own in OUT.
+        halving: of a population: epochs after each of which the better half goes on.
+        snapshots: also keep the bits after each epoch, for `fastbin spectra`; not of a population.
         resume: go on from the folder's checkpoint; the flags not given are then those of the run.
         shard: what processes started by torchrun have shares of: the samples of each batch, or the rows of each layer, for
             layers that do not fit on one device; unset: batch under torchrun.
@@ -68,6 +70,8 @@ class Search:
     dataset: DatasetName
     config: Annotated[_Flags, tyro.conf.arg(name="")] = dataclasses.field(default_factory=_Flags)
     out: Path | None = None
+    population: int | None = None
+    halving: tuple[int, ...] = ()
     snapshots: bool = False
     resume: bool = False
     shard: Shard | None = None
@@ -76,40 +80,48 @@ class Search:
     @property
     def folder(self) -> Path:
         """Where the run is written."""
-        return self.out or Path("runs") / f"{Path(self.dataset).stem}-seed{self.config.seed}"
+        members = "" if self.population is None else f"-population{self.population}"
+        return self.out or Path("runs") / f"{Path(self.dataset).stem}-seed{self.config.seed}{members}"
 
     def run(self, command: list[str]) -> int:
         """Search, report, and return the exit code; `command` is what was typed."""
         config = SearchConfig.from_json(self.config.to_json())
-        leads = os.environ.get("RANK", "0") == "0"
-        shard = self.shard or ("batch" if "TORCHELASTIC_RUN_ID" in os.environ else None)
-        if leads and self.resume and not (self.folder / CHECKPOINT).exists():
+        leads = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
+        if leads and self.resume and not any((self.folder / name).exists() for name in (CHECKPOINT, POPULATION)):
             print(f"no checkpoint in {self.folder} yet: starting from the beginning", flush=True)
-        console = Console(quiet=not leads)
-
-        def keep(epoch: int, weights: list[BitMatrix]) -> None:
-            write_snapshot(self.folder, epoch, weights, config, Path(self.dataset).stem)
-
         try:
-            with report.progress(console, config.epochs) as on_epoch:
-                result = run_search(
-                    self.dataset,
-                    config,
-                    shard=shard,
-                    out=self.folder,
-                    resume=self.resume,
-                    data_dir=self.data_dir,
-                    on_epoch=on_epoch,
-                    on_bits=keep if self.snapshots else None,
-                )
+            self._search(config, shlex.join(command), leads)
         except KeyboardInterrupt:
             again = shlex.join(command if self.resume else [*command, "--resume"])
             print(f"fastbin: stopped; resume with: {again}", file=sys.stderr)
             return 130
-        if leads:
-            report.write(self.folder, result, shlex.join(command))
-            report.show(result, self.folder, console)
         return 0
+
+    def _search(self, config: SearchConfig, command: str, leads: bool) -> None:
+        console = Console(quiet=not leads)
+        shard = self.shard or ("batch" if "TORCHELASTIC_RUN_ID" in os.environ else None)
+        out: dict[str, Any] = {"shard": shard, "out": self.folder, "resume": self.resume, "data_dir": self.data_dir}
+        if self.population is not None:
+            if self.snapshots:
+                raise ValueError("a population keeps no snapshots: leave out --snapshots")
+            out.update(population=self.population, halving=self.halving)
+            with report.population_progress(console, config.epochs) as on_members:
+                results: list[SearchResult] = run_search(self.dataset, config, on_epoch=on_members, **out)
+            report.write_population(self.folder, results, command)
+            report.show_population(results, self.folder, console)
+            return
+        if self.halving:
+            raise ValueError(f"halving needs a population, got {list(self.halving)}: add --population")
+
+        def keep(epoch: int, weights: list[BitMatrix]) -> None:
+            write_snapshot(self.folder, epoch, weights, config, Path(self.dataset).stem)
+
+        with report.progress(console, config.epochs) as on_epoch:
+            on_bits = keep if self.snapshots else None
+            result = run_search(self.dataset, config, on_epoch=on_epoch, on_bits=on_bits, **out)
+        if leads:
+            report.write(self.folder, result, command)
+            report.show(result, self.folder, console)
 
 
 @dataclass(frozen=True)

@@ -212,7 +212,7 @@ def read_results(folder: str | os.PathLike[str]) -> dict[str, Any]:
         for run in results["runs"]:
             if run["status"] not in ("done", "failed") or run["kind"] not in KINDS:
                 raise ValueError(f"it has a run with status {run['status']!r} of kind {run['kind']!r}")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunFolderError(f"{path} is damaged: {error!r}") from error
     return results
 

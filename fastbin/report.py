@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,9 +19,10 @@ from rich.text import Text
 from fastbin import backends, checkpoint, doctor
 from fastbin.data import Dataset
 from fastbin.result import EpochRecord, SearchResult
-from fastbin.runs import CHECKPOINT, CONFIG, METRICS, NETWORK
+from fastbin.runs import CHECKPOINT, CONFIG, METRICS, NETWORK, member_folder
 
 RESULT = "result.json"  # the outcome in figures, and what it was made with
+SHOWN = 10  # members of a population in its table
 CURVES = "curves.png"  # loss, accuracy, flips and density over the epochs
 
 
@@ -41,6 +42,20 @@ def progress(console: Console, epochs: int) -> Iterator[Callable[[EpochRecord], 
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=epochs)
         yield lambda record: bar.update(task, completed=record.epoch, description=_accuracy(record))
+
+
+@contextlib.contextmanager
+def population_progress(console: Console, epochs: int) -> Iterator[Callable[[dict[int, EpochRecord]], None]]:
+    """Show the progress of a population, as `progress` does that of a search, by the best of its members."""
+    with progress(console, epochs) as on_epoch:
+
+        def on_members(records: dict[int, EpochRecord]) -> None:
+            best = max(records.values(), key=lambda record: record.standing)
+            if not console.is_terminal:
+                print(f"the best of {len(records)}:", end=" ")
+            on_epoch(dataclasses.replace(best, seconds=sum(record.seconds for record in records.values())))
+
+        yield on_members
 
 
 def _accuracy(record: EpochRecord) -> str:
@@ -127,6 +142,33 @@ def show(result: SearchResult, folder: Path, console: Console) -> None:
     print(f"written to {folder}")
 
 
+def write_population(folder: Path, results: Sequence[SearchResult], command: str) -> None:
+    """Write result.json with an entry for each member; raises OSError if that fails, leaving an older one as it was."""
+    members = [{"seed": result.config.seed, **summary(result)} for result in results]
+    text = json.dumps({"members": members, **made_with(command)}, indent=2) + "\n"
+    checkpoint.write_text(folder / RESULT, text)
+
+
+def show_population(results: Sequence[SearchResult], folder: Path, console: Console) -> None:
+    """Print the outcome of a population, the best members first, and where it was written."""
+    table = Table("member", "seed", "validation accuracy", "test accuracy", "best epoch", "edges")
+    members = [(p, result, summary(result)) for p, result in enumerate(results)]
+    members.sort(key=lambda member: member[1].history[member[1].best_epoch - 1].standing, reverse=True)
+    for p, result, figures in members[:SHOWN]:
+        table.add_row(
+            str(p),
+            str(result.config.seed),
+            _percent(figures["validation_accuracy"]),
+            _percent(figures["test_accuracy"]),
+            f"{figures['best_epoch']} of {figures['epochs']}",
+            f"{figures['edges_present']} of {figures['edges']}",
+        )
+    console.print(table)
+    if len(members) > SHOWN:
+        print(f"and {len(members) - SHOWN} more, all in {RESULT}")
+    print(f"the best is {member_folder(folder, members[0][0]) / NETWORK}")
+
+
 def draw(history: Sequence[EpochRecord], best_epoch: int, file: IO[bytes]) -> None:
     """Draw the learning curves to `file` as PNG, the chosen epoch marked."""
     from matplotlib.figure import Figure
@@ -157,7 +199,7 @@ def draw(history: Sequence[EpochRecord], best_epoch: int, file: IO[bytes]) -> No
     figure.savefig(file, format="png", dpi=120)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Evaluation:
     """A network's accuracy on the test part of a data set.
 

@@ -65,7 +65,7 @@ def read_config(folder: Path) -> SearchConfig | None:
     try:
         values = json.loads(path.read_text())
         return SearchConfig.from_json({name: value for name, value in values.items() if name != "data"})
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise RunFolderError(f"{path} is damaged: {error}") from error
 
 

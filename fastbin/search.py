@@ -147,7 +147,7 @@ def run_search(
             raise ValueError(f"a population is not shared by processes, got shard {shard!r}")
         return _population(data, config, population, halving, folder, resume, data_dir, on_epoch)
     if halving:
-        raise ValueError(f"halving needs a population, got {list(halving)} for a single search")
+        raise ValueError(f"halving needs a population, got {list(halving)} without one")
     config = config or SearchConfig()
     if shard is None:
         return _single(data, data_dir, config, folder, resume, on_epoch, on_bits, on_step)
@@ -455,10 +455,10 @@ def dropout_generator(config: SearchConfig, epoch: int) -> torch.Generator:
     return torch.Generator(config.device).manual_seed(derived_seed(config.seed, DROPOUT, epoch))
 
 
-def check_finite(loss: float, epoch: int) -> float:
-    """The loss; raises SearchError if it is not finite."""
+def check_finite(loss: float, epoch: int, whose: str = "") -> float:
+    """The loss; raises SearchError, which begins with `whose` it is, if it is not finite."""
     if not math.isfinite(loss):
-        raise SearchError(f"the loss is {loss} in epoch {epoch}: try a smaller lr, or norm layer")
+        raise SearchError(f"{whose}the loss is {loss} in epoch {epoch}: try a smaller lr, or norm layer")
     return loss
 
 
