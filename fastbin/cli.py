@@ -26,7 +26,7 @@ from fastbin.compare import QUICK, compare
 from fastbin.config import SearchConfig
 from fastbin.data import NAMES, load_dataset
 from fastbin.export import Input, export
-from fastbin.result import SearchResult, load_result
+from fastbin.result import EpochRecord, SearchResult, load_result
 from fastbin.runs import CHECKPOINT, POPULATION, read_config, write_snapshot
 from fastbin.search import Shard, run_search
 from fastbin.spectra.distances import Metric
@@ -61,6 +61,7 @@ class Search:
         population: so many searches at once, with the seeds --seed, --seed + 1, .., each in a folder of its own in OUT.
         halving: of a population: epochs after each of which the better half goes on.
         snapshots: also keep the bits after each epoch, for `fastbin spectra`; not of a population.
+        tensorboard: also write event files for TensorBoard; not of a population.
         resume: go on from the folder's checkpoint; the flags not given are then those of the run.
         shard: what processes started by torchrun have shares of: the samples of each batch, or the rows of each layer, for
             layers that do not fit on one device; unset: batch under torchrun.
@@ -73,6 +74,7 @@ class Search:
     population: int | None = None
     halving: tuple[int, ...] = ()
     snapshots: bool = False
+    tensorboard: bool = False
     resume: bool = False
     shard: Shard | None = None
     data_dir: Path | None = None
@@ -104,6 +106,8 @@ class Search:
         if self.population is not None:
             if self.snapshots:
                 raise ValueError("a population keeps no snapshots: leave out --snapshots")
+            if self.tensorboard:
+                raise ValueError("a population keeps no event files: leave out --tensorboard")
             out.update(population=self.population, halving=self.halving)
             with report.population_progress(console, config.epochs) as on_members:
                 results: list[SearchResult] = run_search(self.dataset, config, on_epoch=on_members, **out)
@@ -116,9 +120,19 @@ class Search:
         def keep(epoch: int, weights: list[BitMatrix]) -> None:
             write_snapshot(self.folder, epoch, weights, config, Path(self.dataset).stem)
 
-        with report.progress(console, config.epochs) as on_epoch:
+        with contextlib.ExitStack() as stack:
+            tellers = [stack.enter_context(report.progress(console, config.epochs))]
+            if self.tensorboard:
+                from fastbin.tensorboard import events  # here: slow to import
+
+                tellers.append(stack.enter_context(events(self.folder)))
+
+            def tell(record: EpochRecord) -> None:
+                for each in tellers:
+                    each(record)
+
             on_bits = keep if self.snapshots else None
-            result = run_search(self.dataset, config, on_epoch=on_epoch, on_bits=on_bits, **out)
+            result = run_search(self.dataset, config, on_epoch=tell, on_bits=on_bits, **out)
         if leads:
             report.write(self.folder, result, command)
             report.show(result, self.folder, console)
