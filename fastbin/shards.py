@@ -82,6 +82,8 @@ class BatchShards(_Shards):
                 gy_t = gy.float().mul(weight).T.contiguous()
                 if isinstance(h, BitMatrix):
                     grad.copy_(ops.bit_linear_t(gy_t, h))
+                elif h.is_cuda and h.dtype != torch.float32:  # tensor cores sum in float32
+                    torch.mm(gy_t.to(h.dtype), h, out_dtype=torch.float32, out=grad)
                 else:
                     torch.mm(gy_t, h.float(), out=grad)
         return loss * weight, (logits.argmax(1) == y).sum()
