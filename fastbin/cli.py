@@ -1,4 +1,4 @@
-"""The command line: ``fastbin search``, ``eval``, ``compare``, ``spectra``, ``export`` and ``doctor``."""
+"""The command line: ``fastbin search``, ``sweep``, ``eval``, ``compare``, ``spectra``, ``export`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -139,6 +139,52 @@ class Search:
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """Run many searches over a space of configurations, in this process or on a Ray cluster.
+
+    SPACE.toml names the data, the method (grid, random or tpe), the number of trials and a seed, what all trials have
+    ([config]), what they vary ([space]: lists of values, or {min, max, log}), and when bad ones are stopped ([halving]).
+
+    Attributes:
+        out: folder of the sweep; unset: sweeps/<name of SPACE>.
+        resume: go on with a sweep that was stopped.
+        data_dir: folder of the named data sets; unset: FASTBIN_DATA, else fastbin in the user's cache folder.
+        cluster: address of a Ray cluster, auto for the one of this machine, local for one of this machine alone; unset: no
+            Ray, one trial after the other in this process. All its machines must see the folder under the same path.
+        cpus: of a trial on a cluster.
+        gpus: of a trial on a cluster.
+    """
+
+    space: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SPACE.toml")]
+    out: Path | None = None
+    resume: bool = False
+    data_dir: Path | None = None
+    cluster: str | None = None
+    cpus: int = 1
+    gpus: float = 0.0
+
+    def run(self, command: list[str]) -> int:
+        """Run the trials, report, and return the exit code: 1 if one failed."""
+        from fastbin import sweep
+        from fastbin.sweep import table
+
+        out, console = self.out or Path("sweeps") / self.space.stem, Console()
+        cluster = None if self.cluster is None else sweep.Cluster(self.cluster, self.cpus, self.gpus)
+        trials = sweep.read_space(self.space).trials
+        try:
+            with table.live(console, trials) as tell:
+                outcomes = sweep.sweep(
+                    self.space, out, resume=self.resume, data_dir=self.data_dir, cluster=cluster, tell=tell
+                )
+        except KeyboardInterrupt:
+            again = shlex.join(command if self.resume else [*command, "--resume"])
+            print(f"fastbin: stopped; resume with: {again}", file=sys.stderr)
+            return 130
+        table.show(outcomes, trials, out, console)
+        return 1 if any(outcome.status == "failed" for outcome in outcomes) else 0
+
+
+@dataclass(frozen=True)
 class Eval:
     """Evaluate a found network on the test part of a data set.
 
@@ -175,6 +221,7 @@ class Compare:
         data: names of data sets, or paths of .npz files.
         seeds: number of seeds, the first one being --seed.
         kinds: of network; unset: all.
+        sweep: folder of a sweep, of whose best trial the flags are that are not given, and the data.
         quick: small networks on digits and breast_cancer; for a first look.
         data_dir: folder of the named data sets; unset: FASTBIN_DATA, else fastbin in the user's cache folder.
     """
@@ -184,6 +231,7 @@ class Compare:
     data: tuple[str, ...] = ("mnist", "fashion_mnist")
     seeds: int = 5
     kinds: tuple[str, ...] | None = None
+    sweep: Path | None = None
     quick: bool = False
     data_dir: Path | None = None
 
@@ -286,7 +334,7 @@ class Doctor:
         return 1 if findings["faults"] else 0
 
 
-_Command: TypeAlias = Search | Eval | Compare | Spectra | Export | Doctor
+_Command: TypeAlias = Search | Sweep | Eval | Compare | Spectra | Export | Doctor
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -317,10 +365,15 @@ def _run(args: list[str]) -> int:
         stored = read_config(command.folder)
         if stored is not None:
             command = _parse(args, Search(command.dataset, _Flags(**dataclasses.asdict(stored))))
+    if isinstance(command, Compare) and command.sweep is not None:
+        from fastbin.sweep import read_best
+
+        data, config = read_best(command.sweep)
+        command = _parse(args, Compare(command.out, _Flags(**dataclasses.asdict(config)), (data,)))
     return command.run(["fastbin", *args])
 
 
-def _parse(args: list[str], default: Search | None = None) -> _Command:
+def _parse(args: list[str], default: Search | Compare | None = None) -> _Command:
     """The command that `args` stand for; raises ValueError, or SystemExit after printing help."""
     complaint = io.StringIO()
     defaults: dict[str, Any] = {} if default is None else {"default": default}

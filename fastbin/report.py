@@ -60,23 +60,24 @@ def population_progress(console: Console, epochs: int) -> Iterator[Callable[[dic
 
 def _accuracy(record: EpochRecord) -> str:
     if record.validation_accuracy is None:
-        return f"training accuracy {_percent(record.train_accuracy)}"
-    return f"validation accuracy {_percent(record.validation_accuracy)}"
+        return f"training accuracy {percent(record.train_accuracy)}"
+    return f"validation accuracy {percent(record.validation_accuracy)}"
 
 
 def _epoch_line(record: EpochRecord, epochs: int) -> str:
     parts = [
         f"epoch {record.epoch:{len(str(epochs))}}/{epochs}",
         f"train loss {record.train_loss:.4f}",
-        f"accuracy {_percent(record.train_accuracy)}",
+        f"accuracy {percent(record.train_accuracy)}",
     ]
     if record.validation_loss is not None:
-        parts += [f"validation loss {record.validation_loss:.4f}", f"accuracy {_percent(record.validation_accuracy)}"]
+        parts += [f"validation loss {record.validation_loss:.4f}", f"accuracy {percent(record.validation_accuracy)}"]
     parts += [f"flips {sum(record.flips)}", f"density {_densities(record.density)}", f"{record.seconds:.1f} s"]
     return "  ".join(parts)
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
+    """A share as text."""
     return "none" if share is None else f"{100 * share:.2f} %"
 
 
@@ -126,8 +127,8 @@ def show(result: SearchResult, folder: Path, console: Console) -> None:
     figures = summary(result)
     table = Table(show_header=False)
     rows = {
-        "test accuracy": _percent(figures["test_accuracy"]),
-        "validation accuracy": _percent(figures["validation_accuracy"]),
+        "test accuracy": percent(figures["test_accuracy"]),
+        "validation accuracy": percent(figures["validation_accuracy"]),
         "best epoch": f"{figures['best_epoch']} of {figures['epochs']}",
         "units": "-".join(map(str, figures["widths"])),
         "edges": f"{figures['edges_present']} of {figures['edges']}",
@@ -158,8 +159,8 @@ def show_population(results: Sequence[SearchResult], folder: Path, console: Cons
         table.add_row(
             str(p),
             str(result.config.seed),
-            _percent(figures["validation_accuracy"]),
-            _percent(figures["test_accuracy"]),
+            percent(figures["validation_accuracy"]),
+            percent(figures["test_accuracy"]),
             f"{figures['best_epoch']} of {figures['epochs']}",
             f"{figures['edges_present']} of {figures['edges']}",
         )
@@ -231,9 +232,9 @@ def evaluation(result: SearchResult, dataset: Dataset) -> Evaluation:
 
 def show_evaluation(found: Evaluation, console: Console) -> None:
     """Print an evaluation."""
-    print(f"accuracy {_percent(found.accuracy)} on the {found.samples} samples of the test part")
+    print(f"accuracy {percent(found.accuracy)} on the {found.samples} samples of the test part")
     print(f"split seed {found.split_seed}, that of the search (for a data set without a test part of its own)")
     table = Table("class", "samples", "accuracy")
     for row in found.per_class:
-        table.add_row(Text(str(row["label"])), str(row["samples"]), _percent(row["accuracy"]))
+        table.add_row(Text(str(row["label"])), str(row["samples"]), percent(row["accuracy"]))
     console.print(table)
