@@ -16,7 +16,7 @@ from fastbin.distributed import joined
 from fastbin.rules import Rule
 from fastbin.shards import SHARDS
 
-WIDTHS, BATCHES, CALLS = [784, 2048, 2048, 10], (512, 4096), 15
+WIDTHS, BATCHES, CALLS = [784, 2048, 2048, 10], (64, 512), 15
 
 
 def main() -> None:

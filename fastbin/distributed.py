@@ -61,7 +61,10 @@ class Ranks:
         if torch.device(device).type == "cuda":
             if torch.device(device).index is not None:
                 raise ValueError(f"device must be 'cuda', of which each rank takes its own, got {device!r}")
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            mine, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+            if mine >= gpus:
+                raise ValueError(f"each rank needs a GPU of its own: this machine has {gpus}, and a rank {mine}")
+            torch.cuda.set_device(mine)
             backend = "cpu:gloo,cuda:nccl"
         if not dist.is_initialized():
             dist.init_process_group(backend)
@@ -211,6 +214,7 @@ class _Watch(threading.Thread):
                     if isinstance(error, RankError):
                         print(f"fastbin: error: {error}", file=sys.stderr, flush=True)
                     os._exit(1)
+        os.close(self._signals)
 
     def lost(self, reason: str) -> RankError | SystemExit:
         """What to raise when the search cannot go on, for this reason if all ranks live."""

@@ -202,3 +202,7 @@ def test_each_rank_takes_a_gpu_of_its_own(monkeypatch):
         monkeypatch.setenv(name, "0")
     with pytest.raises(ValueError, match="device must be 'cuda', of which each rank takes its own, got 'cuda:1'"):
         Ranks("cuda:1")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match="each rank needs a GPU of its own: this machine has 2, and a rank 2"):
+        Ranks("cuda")
