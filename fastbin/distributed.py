@@ -209,7 +209,7 @@ class _Watch(threading.Thread):
         while not self.left.wait(_BEAT):
             self._beat()
             if time.monotonic() - asked > _GRACE:
-                error = self.lost("stopped by SIGTERM")
+                error = self.lost(f"rank {self._ranks.rank} of {self._ranks.size} was stopped by SIGTERM")
                 if not self.left.is_set():
                     if isinstance(error, RankError):
                         print(f"fastbin: error: {error}", file=sys.stderr, flush=True)

@@ -173,6 +173,28 @@ def test_a_rank_that_dies_ends_all_and_the_search_can_be_resumed(folder, tmp_pat
     assert whole.keys() == resumed.keys() and all(torch.equal(t, resumed[name]) for name, t in whole.items())
 
 
+STUCK = """
+import ctypes, os, signal, sys, types
+from pathlib import Path
+from torch.distributed import TCPStore
+from fastbin import distributed
+
+distributed._BEAT, distributed._SILENCE, distributed._GRACE = 0.1, 1.0, 1.0
+server = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(server.port))
+watch = distributed._Watch(types.SimpleNamespace(rank=0, size=2), Path(sys.argv[1]))
+os.kill(os.getpid(), signal.SIGTERM)
+while True:
+    ctypes.CDLL(None).sleep(60)  # as if it waited for a GPU
+"""
+
+
+def test_a_rank_that_waits_for_ever_ends_when_it_is_told_to(tmp_path):
+    process = subprocess.run([sys.executable, "-c", STUCK, tmp_path], capture_output=True, text=True, timeout=60)
+    line = f"fastbin: error: rank 1 of 2 died; there is no checkpoint yet in {tmp_path}\n"
+    assert (process.returncode, process.stderr) == (1, line)
+
+
 # Without ranks
 
 
