@@ -1,4 +1,4 @@
-"""Run the benchmarks: ``python -m bench ops|update|step|scale|spectra|gpu|tune``."""
+"""Run the benchmarks: ``python -m bench ops|update|step|scale|cost|spectra|gpu|tune``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 import tyro
 from rich.console import Console
 
+from bench import cost as costs
 from bench import machine
 from bench import scale as scaling
 from bench import spectra as graphs
@@ -130,6 +131,11 @@ def scale(*, max_edges: int = 28, quick: bool = False, plot: Path | None = None,
         scaling.plot(pairs, plot)
 
 
+def cost() -> None:
+    """What a search costs at 10^9 and 10^11 edges, by a model, and the model against what was measured."""
+    costs.show()
+
+
 def spectra(*, quick: bool = False, csv: Path | None = None, calls: int = 3) -> None:
     """Spectra of networks: exact, estimated, and of a network of 10^5 units.
 
@@ -192,7 +198,7 @@ def tune(*, seconds: float = 240.0) -> None:
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    "ops": ops, "update": update, "step": step, "scale": scale, "spectra": spectra, "gpu": gpu, "tune": tune
+    "ops": ops, "update": update, "step": step, "scale": scale, "cost": cost, "spectra": spectra, "gpu": gpu, "tune": tune
 }  # fmt: skip
 
 if __name__ == "__main__":

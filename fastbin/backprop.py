@@ -48,15 +48,30 @@ class _Layer:
     moments: list[Tensor]
 
 
-def _forward(net: Perceptron, weights: Sequence[BitMatrix], x: Tensor) -> list[_Layer]:
+class Products:
+    """The two products of a pass with the bits of a layer. Where a process has rows of them alone, it gets the rest too."""
+
+    def forward(self, h: Tensor | BitMatrix, w: BitMatrix, outputs: int, dtype: torch.dtype) -> Tensor:
+        """a_l = h wᵀ, ``[B, outputs]`` in `dtype`, of which the layer has `outputs`."""
+        return ops.bit_matmul(h, w).to(dtype) if isinstance(h, BitMatrix) else ops.bit_linear(h, w)
+
+    def backward(self, g: Tensor, w: BitMatrix) -> Tensor:
+        """G w, ``[B, n_(l-1)]``, of the derivative g ``[B, n_l]``."""
+        return ops.bit_linear_t(g, w)
+
+
+_WHOLE = Products()
+
+
+def _forward(net: Perceptron, weights: Sequence[BitMatrix], x: Tensor, products: Products = _WHOLE) -> list[_Layer]:
     h: Tensor | BitMatrix = x
     layers: list[_Layer] = []
     for i, w in enumerate(weights):
         if i > 0:
             h = _activate(net.activation, layers[-1].z)
-        a = ops.bit_matmul(h, w).to(x.dtype) if isinstance(h, BitMatrix) else ops.bit_linear(h, w)
+        a = products.forward(h, w, net.widths[i + 1], x.dtype)
         if net.norm_of(i) == "layer":
-            z, *moments = _aten.native_layer_norm.default(a, [w.rows], None, None, LAYER_NORM_EPS)
+            z, *moments = _aten.native_layer_norm.default(a, [net.widths[i + 1]], None, None, LAYER_NORM_EPS)
         else:
             z, moments = a / math.sqrt(w.cols), []
         layers.append(_Layer(h, a, z, moments))
@@ -70,7 +85,7 @@ def forward(net: Perceptron, weights: Sequence[BitMatrix], x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def backprop(net: Perceptron, weights: Sequence[BitMatrix], x: Tensor, y: Tensor) -> Pass:
+def backprop(net: Perceptron, weights: Sequence[BitMatrix], x: Tensor, y: Tensor, products: Products = _WHOLE) -> Pass:
     """Loss and its derivatives in all a_l.
 
     Activations and derivatives are of x's dtype. What a member of a population gets equals what a network of its own gets,
@@ -81,8 +96,9 @@ def backprop(net: Perceptron, weights: Sequence[BitMatrix], x: Tensor, y: Tensor
         weights: its bits, ``[n_l, n_(l-1)]``, or ``[P, n_l, n_(l-1)]`` for a population; x and y lead with P then.
         x: standardised inputs ``[B, n_0]``.
         y: class indices ``[B]``.
+        products: with the bits.
     """
-    layers = _forward(net, weights, x)
+    layers = _forward(net, weights, x, products)
     logits = layers[-1].z.float() * net.logit_scale
     log_p = F.log_softmax(logits.flatten(0, -2), 1)
     targets, samples = y.flatten(), y.shape[-1]
@@ -97,10 +113,12 @@ def backprop(net: Perceptron, weights: Sequence[BitMatrix], x: Tensor, y: Tensor
     for i in reversed(range(len(weights))):
         w, layer = weights[i], layers[i]
         if i < len(weights) - 1:
-            g = _through_activation(net.activation, ops.bit_linear_t(g, weights[i + 1]), layer.z, layers[i + 1].inputs)
+            g = products.backward(g, weights[i + 1])
+            g = _through_activation(net.activation, g, layer.z, layers[i + 1].inputs)
         if net.norm_of(i) == "layer":
             mask = [True, False, False]
-            g = _aten.native_layer_norm_backward.default(g, layer.a, [w.rows], *layer.moments, None, None, mask)[0]
+            shape = [net.widths[i + 1]]
+            g = _aten.native_layer_norm_backward.default(g, layer.a, shape, *layer.moments, None, None, mask)[0]
         else:
             g = g / math.sqrt(w.cols)
         grads.append(g)

@@ -21,14 +21,13 @@ from rich.console import Console
 
 from fastbin import compare_report, doctor, report
 from fastbin.baselines import KINDS
-from fastbin.bits import BitMatrix
 from fastbin.compare import QUICK, compare
 from fastbin.config import SearchConfig
-from fastbin.data import NAMES, load_dataset
+from fastbin.data import load_dataset
 from fastbin.export import Input, export
-from fastbin.result import SearchResult, load_result
-from fastbin.runs import CHECKPOINT, POPULATION, read_config, write_snapshot
-from fastbin.search import run_search
+from fastbin.result import load_result
+from fastbin.runs import read_config
+from fastbin.search_command import DatasetName, Flags, Search
 from fastbin.spectra.distances import Metric
 from fastbin.spectra.graph import Signs
 
@@ -39,83 +38,6 @@ fault found by doctor); 2 bad usage (unknown flag, invalid value, unknown data s
 by Ctrl-C. An error is one line on stderr; with FASTBIN_DEBUG=1 its traceback comes first.
 
 `fastbin --version` prints the version."""
-
-DatasetName = Annotated[
-    tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET", help=f"{', '.join(NAMES)}, or the path of an .npz file")
-]
-
-
-class _Flags(SearchConfig):
-    __doc__ = SearchConfig.__doc__  # the flags' help
-
-    def __post_init__(self) -> None:
-        """Nothing is checked while flags are parsed: the message of `SearchConfig` itself is the better one."""
-
-
-@dataclass(frozen=True)
-class Search:
-    """Search for a weight-free network; write it, its metrics and its curves to a folder.
-
-    Attributes:
-        out: folder of the run; unset: runs/<dataset>-seed<seed>.
-        population: so many searches at once, with the seeds --seed, --seed + 1, .., each in a folder of its own in OUT.
-        halving: of a population: epochs after each of which the better half goes on.
-        snapshots: also keep the bits after each epoch, for `fastbin spectra`; not of a population.
-        resume: go on from the folder's checkpoint; the flags not given are then those of the run.
-        data_dir: folder of the named data sets; unset: FASTBIN_DATA, else fastbin in the user's cache folder.
-    """
-
-    dataset: DatasetName
-    config: Annotated[_Flags, tyro.conf.arg(name="")] = dataclasses.field(default_factory=_Flags)
-    out: Path | None = None
-    population: int | None = None
-    halving: tuple[int, ...] = ()
-    snapshots: bool = False
-    resume: bool = False
-    data_dir: Path | None = None
-
-    @property
-    def folder(self) -> Path:
-        """Where the run is written."""
-        members = "" if self.population is None else f"-population{self.population}"
-        return self.out or Path("runs") / f"{Path(self.dataset).stem}-seed{self.config.seed}{members}"
-
-    def run(self, command: list[str]) -> int:
-        """Search, report, and return the exit code; `command` is what was typed."""
-        config = SearchConfig.from_json(self.config.to_json())
-        if self.resume and not any((self.folder / name).exists() for name in (CHECKPOINT, POPULATION)):
-            print(f"no checkpoint in {self.folder} yet: starting from the beginning", flush=True)
-        try:
-            self._search(config, shlex.join(command))
-        except KeyboardInterrupt:
-            again = shlex.join(command if self.resume else [*command, "--resume"])
-            print(f"fastbin: stopped; resume with: {again}", file=sys.stderr)
-            return 130
-        return 0
-
-    def _search(self, config: SearchConfig, command: str) -> None:
-        console = Console()
-        out: dict[str, Any] = {"out": self.folder, "resume": self.resume, "data_dir": self.data_dir}
-        if self.population is not None:
-            if self.snapshots:
-                raise ValueError("a population keeps no snapshots: leave out --snapshots")
-            out.update(population=self.population, halving=self.halving)
-            with report.population_progress(console, config.epochs) as on_members:
-                results: list[SearchResult] = run_search(self.dataset, config, on_epoch=on_members, **out)
-            report.write_population(self.folder, results, command)
-            report.show_population(results, self.folder, console)
-            return
-        if self.halving:
-            raise ValueError(f"halving needs a population, got {list(self.halving)}: add --population")
-
-        def keep(epoch: int, weights: list[BitMatrix]) -> None:
-            write_snapshot(self.folder, epoch, weights, config, Path(self.dataset).stem)
-
-        with report.progress(console, config.epochs) as on_epoch:
-            on_bits = keep if self.snapshots else None
-            result = run_search(self.dataset, config, on_epoch=on_epoch, on_bits=on_bits, **out)
-        report.write(self.folder, result, command)
-        report.show(result, self.folder, console)
 
 
 @dataclass(frozen=True)
@@ -207,7 +129,7 @@ class Compare:
     """
 
     out: Path
-    config: Annotated[_Flags, tyro.conf.arg(name="")] = dataclasses.field(default_factory=_Flags)
+    config: Annotated[Flags, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Flags)
     data: tuple[str, ...] = ("mnist", "fashion_mnist")
     seeds: int = 5
     kinds: tuple[str, ...] | None = None
@@ -344,12 +266,12 @@ def _run(args: list[str]) -> int:
     if isinstance(command, Search) and command.resume:
         stored = read_config(command.folder)
         if stored is not None:
-            command = _parse(args, Search(command.dataset, _Flags(**dataclasses.asdict(stored))))
+            command = _parse(args, Search(command.dataset, Flags(**dataclasses.asdict(stored))))
     if isinstance(command, Compare) and command.sweep is not None:
         from fastbin.sweep import read_best
 
         data, config = read_best(command.sweep)
-        command = _parse(args, Compare(command.out, _Flags(**dataclasses.asdict(config)), (data,)))
+        command = _parse(args, Compare(command.out, Flags(**dataclasses.asdict(config)), (data,)))
     return command.run(["fastbin", *args])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -14,9 +14,10 @@ from fastbin import checkpoint, ops, reference
 from fastbin.backprop import backprop
 from fastbin.bits import BitMatrix
 from fastbin.config import SearchConfig
-from fastbin.nn import Perceptron
-from fastbin.result import make_net
+from fastbin.nn import Perceptron, WeightFreeNet
+from fastbin.result import evaluate, make_net
 from fastbin.rules import Rule, ScoreRule, UpdateState
+from fastbin.steps import Part, Steps
 
 
 def derived_seed(seed: int, *path: int) -> int:
@@ -37,23 +38,30 @@ class Search:
     """
 
     def __init__(self, config: SearchConfig, widths: list[int]) -> None:
+        weights = self._keep(config, (drawn(config, i, *shape) for i, shape in enumerate(pairwise(widths))))
+        self.net = make_net(config, widths, weights)
+
+    def _keep(self, config: SearchConfig, layers: Iterable[tuple[Tensor, BitMatrix, int]]) -> list[BitMatrix]:
+        """Take what layers start from, one after the other; returns their bits, on the device."""
         self.config = config
         rule = config.rule_at(0.0)
         self.scores: list[Tensor | None] = []
         self.states: list[UpdateState] = []
         weights = []
-        for i, (n_in, n_out) in enumerate(pairwise(widths)):
-            generator = torch.Generator().manual_seed(derived_seed(config.seed, SCORES, i))
-            scores = torch.randn(n_out, n_in, generator=generator) * config.init_std + config.init_mean
-            w = BitMatrix.pack(scores, threshold=0.0)
-            seed = derived_seed(config.seed, SAMPLING, i)
-            if isinstance(rule, ScoreRule) and rule.sample:
-                w = BitMatrix(reference.sample_bits(scores, rule.tau, torch.tensor([seed]), 0), n_in)
-            # Drawn on the CPU, so that a seed means the same start on every device.
+        for scores, w, seed in layers:
             weights.append(w.to(config.device))
             self.scores.append(scores.to(config.device) if isinstance(rule, ScoreRule) else None)
             self.states.append(rule.init_state(weights[-1], seed))
-        self.net = make_net(config, widths, weights)
+        return weights
+
+    @property
+    def leads(self) -> bool:
+        """Whether it is this process that writes what a search leaves; of several that search together, one does."""
+        return True
+
+    def weights(self) -> list[BitMatrix]:
+        """The bits of each layer that this process keeps, and that a step changes in place."""
+        return self.net.weights()
 
     def step(self, x: Tensor, y: Tensor, rule: Rule, hyper: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """One step on standardised inputs ``[B, n_0]`` and class indices ``[B]``.
@@ -69,12 +77,13 @@ class Search:
             nothing waits for the device.
         """
         hyper = rule.hyper(1, x.device) if hyper is None else hyper
-        if self.config.estimator == "soft":
-            return self._soft_step(x, y, rule, hyper)
-        return descend(self.net, self.net.weights(), self.scores, self.states, x, y, rule, hyper)
+        if self.config.estimator != "soft":
+            return descend(self.net, self.net.weights(), self.scores, self.states, x, y, rule, hyper)
+        loss, logits, grads = self.soft_gradients(x, y, rule)
+        return loss, (logits.argmax(1) == y).sum(), self.update(grads, rule, hyper)
 
-    def _soft_step(self, x: Tensor, y: Tensor, rule: Rule, hyper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # The gradient of the mean-field relaxation itself, on dense weights sigmoid(θ/τ).
+    def soft_gradients(self, x: Tensor, y: Tensor, rule: Rule) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Loss, logits and the loss's derivatives in the dense weights sigmoid(θ/τ), of the mean-field relaxation itself."""
         assert isinstance(rule, ScoreRule)
         weights = [torch.sigmoid(s / rule.tau).requires_grad_() for s in self.scores if s is not None]
         h = x
@@ -84,24 +93,38 @@ class Search:
                 h = self.net.activate(z)
         logits = z * self.net.logit_scale
         loss = F.cross_entropy(logits, y)
-        grads = torch.autograd.grad(loss, weights)
+        return loss.detach(), logits.detach(), torch.autograd.grad(loss, weights)
+
+    def update(self, grads: Sequence[Tensor], rule: Rule, hyper: Tensor) -> Tensor:
+        """Move the scores along the loss's derivatives in the weights of each layer; returns each layer's flips ``[L]``."""
         flips = [
             ops.mask_update_(scores, g, bits, state, rule, hyper=hyper)
             for scores, g, bits, state in zip(self.scores, grads, self.net.weights(), self.states, strict=True)
         ]
-        return loss.detach(), (logits.argmax(1) == y).sum(), torch.stack(flips)
+        return torch.stack(flips)
+
+    def agree(self, what: str, *facts: object) -> None:
+        """Check that all processes of a search go by the same facts; one by itself does."""
+
+    def sums(self, steps: Steps[Part]) -> tuple[float, int, list[int]]:
+        """What an epoch's steps add up to: the loss of all samples, right predictions, and each layer's flips."""
+        return float(steps.loss), int(steps.correct), steps.flips.tolist()
+
+    def evaluate(self, net: WeightFreeNet, part: Part) -> tuple[float, float]:
+        """Mean cross-entropy and accuracy of a network on a part of the data."""
+        return evaluate(net, part.x, part.y)
 
     def found(self) -> list[BitMatrix]:
         """A copy of the bits that the scores stand for now: 1[θ > 0] (for bop, the bits themselves)."""
         return [
             w.clone() if s is None else BitMatrix.pack(s, threshold=0.0)
-            for s, w in zip(self.scores, self.net.weights(), strict=True)
+            for s, w in zip(self.scores, self.weights(), strict=True)
         ]
 
     def tensors(self) -> dict[str, Tensor]:
         """The state as named tensors, for a checkpoint."""
         named = {}
-        for i, (w, scores, state) in enumerate(zip(self.net.weights(), self.scores, self.states, strict=True)):
+        for i, (w, scores, state) in enumerate(zip(self.weights(), self.scores, self.states, strict=True)):
             named[f"search.{i}.words"] = w.words
             named[f"search.{i}.step"] = state.step
             if scores is not None:
@@ -114,11 +137,29 @@ class Search:
         """Take the state that `tensors` gave from a checkpoint; raises CheckpointError if it does not fit."""
         for i, w in enumerate(self.net.weights()):
             reader.bits(f"search.{i}.words", w.rows, w.cols)  # checks the tail bits
-        for name, mine in self.tensors().items():
-            stored = reader.tensor(name, mine.dtype, tuple(mine.shape))
+        for name, mine in Search.tensors(self).items():
+            stored = self._stored(reader, name, mine)
             if name.endswith(".step") and int(stored) < 0:
                 raise reader.fail(f"tensor {name!r} must be at least 0, is {int(stored)}")
             mine.copy_(stored)
+
+    def _stored(self, reader: checkpoint.Reader, name: str, mine: Tensor) -> Tensor:
+        """What a checkpoint has to copy into the tensor `mine`."""
+        return reader.tensor(name, mine.dtype, tuple(mine.shape))
+
+
+def drawn(config: SearchConfig, layer: int, n_in: int, n_out: int) -> tuple[Tensor, BitMatrix, int]:
+    """Scores and bits that a layer starts from, and the seed of its later bits.
+
+    Drawn on the CPU, so that a seed means the same start on every device.
+    """
+    generator = torch.Generator().manual_seed(derived_seed(config.seed, SCORES, layer))
+    scores = torch.randn(n_out, n_in, generator=generator) * config.init_std + config.init_mean
+    rule, seed = config.rule_at(0.0), derived_seed(config.seed, SAMPLING, layer)
+    if isinstance(rule, ScoreRule) and rule.sample:
+        words = reference.sample_bits(scores, rule.tau, torch.tensor([seed]), 0)
+        return scores, BitMatrix(words, n_in), seed
+    return scores, BitMatrix.pack(scores, threshold=0.0), seed
 
 
 def descend(

@@ -1,7 +1,7 @@
 """A population of searches in one process: each op of a step runs once for all members.
 
 A member does what a search of its own with its configuration would do, bit for bit. What is kept of it, its checkpoint
-included, is what `fastbin.search.Run` keeps of any search.
+included, is what `fastbin.run.Run` keeps of any search.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from fastbin.encodings import encode
 from fastbin.nn import Perceptron
 from fastbin.result import EVALUATION_BATCH, EpochRecord, SearchResult, make_net
 from fastbin.rules import Rule, ScoreRule, UpdateState
+from fastbin.run import Run
 from fastbin.runs import POPULATION, RunFolderError, member_folder
-from fastbin.search import Run
 from fastbin.steps import Steps
 
 OnEpoch = Callable[[dict[int, EpochRecord]], None]

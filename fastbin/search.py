@@ -4,38 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, overload
+from typing import Any, Literal, TypeAlias, get_args, overload
 
 import torch
 from torch import Tensor
 
-from fastbin import backends, checkpoint
+from fastbin import backends
 from fastbin.arrays import Labels
 from fastbin.bits import BitMatrix
 from fastbin.config import SearchConfig
 from fastbin.data import Dataset, Standardizer, load_datasets, split_validation, without_test
 from fastbin.descent import DROPOUT, ORDER, Search, derived_seed
-from fastbin.result import EpochRecord, SearchResult, evaluate, make_net, read_result
+from fastbin.result import EpochRecord, SearchResult, make_net
 from fastbin.rules import Rule, ScoreRule
+from fastbin.run import Run, StartSearch
 from fastbin.runs import (
     CHECKPOINT,
     NETWORK,
     POPULATION,
     RunFolderError,
-    append_metrics,
     locked,
     member_folder,
-    write_config,
-    write_metrics,
 )  # fmt: skip
 from fastbin.steps import Part, Step, Steps
 
+Shard = Literal["batch", "rows"]
 Data: TypeAlias = "str | os.PathLike[str] | Dataset | tuple[Any, Any]"
 OnStep = Callable[[Search, Tensor, Tensor, Rule], None]
 
@@ -49,6 +49,7 @@ def run_search(
     data: Data,
     config: SearchConfig | None = None,
     *,
+    shard: Shard | None = None,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     data_dir: str | os.PathLike[str] | None = None,
@@ -78,6 +79,7 @@ def run_search(
     *,
     population: int | Sequence[SearchConfig] | None = None,
     halving: Sequence[int] = (),
+    shard: Shard | None = None,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     data_dir: str | os.PathLike[str] | None = None,
@@ -106,6 +108,10 @@ def run_search(
             for bit, on a CPU by any number of threads. Estimator soft has none.
         halving: of a population: epochs after each of which the better half of its members, by the validation part, goes on;
             the others end there, and time and memory go to those that stay.
+        shard: what the processes that torchrun started, each of which makes this call, have shares of: ``batch``, the
+            samples of each batch, or ``rows``, those of each layer, for layers that do not fit on one device. All must see
+            the data and `out`, all get the result, the first one writes and calls back. Another number of them may resume.
+            Not of a population, nor with on_step.
         out: a folder for checkpoint, metrics, configuration and the found network; nothing is written without. Members of a
             population have folders of their own in it.
         resume: go on from the checkpoint in `out` (from the beginning if there is none yet). The result then equals that of
@@ -125,6 +131,7 @@ def run_search(
         DataError: a named data set cannot be read or downloaded.
         CheckpointError, RunFolderError: `out` holds another run, or a damaged one.
         SearchError: the loss is no longer finite.
+        fastbin.distributed.RankError: one of several processes died or failed; `out` is left whole.
         OSError: `out` cannot be written; the last checkpoint is left whole.
     """
     if resume and out is None:
@@ -133,15 +140,44 @@ def run_search(
     if population is not None:
         if on_bits is not None or on_step is not None:
             raise ValueError("a population has no on_bits and no on_step")
+        if shard is not None:
+            raise ValueError(f"a population is not shared by processes, got shard {shard!r}")
         return _population(data, config, population, halving, folder, resume, data_dir, on_epoch)
     if halving:
         raise ValueError(f"halving needs a population, got {list(halving)} without one")
     config = config or SearchConfig()
+    if shard is None:
+        return _single(data, data_dir, config, folder, resume, on_epoch, on_bits, on_step)
+    if shard not in get_args(Shard):
+        raise ValueError(f"shard must be one of {', '.join(get_args(Shard))}, got {shard!r}")
+    if on_step is not None:
+        raise ValueError(f"a search shared by processes has no on_step, got shard {shard!r}")
+    from fastbin import distributed, shards  # here: they stand on this module
+
+    with distributed.joined(config.device, folder) as ranks:
+        if ranks.rank > 0:
+            on_epoch = on_bits = None
+        start = functools.partial(shards.SHARDS[shard], ranks)
+        return _single(data, data_dir, config, folder, resume, on_epoch, on_bits, None, start, ranks.rank == 0)
+
+
+def _single(
+    data: Data,
+    data_dir: str | os.PathLike[str] | None,
+    config: SearchConfig,
+    folder: Path | None,
+    resume: bool,
+    on_epoch: Callable[[EpochRecord], None] | None,
+    on_bits: Callable[[int, list[BitMatrix]], None] | None,
+    on_step: OnStep | None,
+    start: StartSearch = Search,
+    leads: bool = True,
+) -> SearchResult:
     _check_device(config.device)
     dataset = _resolve(data, data_dir, [config.seed])[0]
-    with _owned(folder, CHECKPOINT, POPULATION, resume):
-        result = _run(dataset, config, folder, resume, on_epoch, on_bits, on_step)
-        if folder is not None:
+    with _owned(folder if leads else None, CHECKPOINT, POPULATION, resume):
+        result = _run(dataset, config, folder, resume, on_epoch, on_bits, on_step, start)
+        if leads and folder is not None:
             result.save(folder / NETWORK)
         return result
 
@@ -215,98 +251,34 @@ def _run(
     on_epoch: Callable[[EpochRecord], None] | None,
     on_bits: Callable[[int, list[BitMatrix]], None] | None,
     on_step: OnStep | None,
+    start: StartSearch,
 ) -> SearchResult:
     train, validation, standardizer = prepare(dataset, config)
-    run = Run(dataset, config, standardizer)
-    if folder is not None:
-        run.keep_in(folder, fingerprint(train, validation, dataset.labels), resume)
+    run = Run(dataset, config, standardizer, start)
     search = run.search
+    mark = fingerprint(train, validation, dataset.labels) if folder is not None or start is not Search else ""
+    if folder is not None:
+        run.keep_in(folder, mark, resume)
+    search.agree("their data, configuration or checkpoint", mark, config, len(run.history), run.best.best_epoch)
     if on_bits is not None and not run.history:
-        on_bits(0, search.found())
+        on_bits(0, [w.clone() for w in run.best.net.weights()])
     x = train.x.to(getattr(torch, config.activations))
     inputs = dataclasses.replace(train, x=torch.empty_like(x) if config.input_dropout else x)
     step = search.step if on_step is None else _observed(search, on_step)
-    capture = on_step is None and capturable(config)
+    capture = on_step is None and start is Search and capturable(config)
     steps = Steps(step, len(search.states), inputs, min(config.batch_size, len(train.y)), capture)
     while not run.over:
         record, found = _epoch(search, steps, train, validation, len(run.history) + 1)
         if on_bits is not None:
-            on_bits(record.epoch, search.found())
+            on_bits(record.epoch, [w.clone() for w in found])
         run.add(record, found)
         if on_epoch is not None:
             on_epoch(record)
     if len(dataset.y_test) == 0:
         return run.best
-    x_test = standardizer.transform(dataset.x_test).to(config.device)
-    accuracy = evaluate(run.best.net, x_test, dataset.y_test.to(config.device))[1]
+    test = Part(standardizer.transform(dataset.x_test).to(config.device), dataset.y_test.to(config.device))
+    accuracy = search.evaluate(run.best.net, test)[1]
     return dataclasses.replace(run.best, test_accuracy=accuracy)
-
-
-class Run:
-    """A search under way, with the best network so far.
-
-    Attributes:
-        search: its state.
-        best: the network to return if the search ended now, and the history.
-    """
-
-    def __init__(self, dataset: Dataset, config: SearchConfig, standardizer: Standardizer) -> None:
-        widths = [dataset.features, *config.hidden, dataset.classes]
-        self.search = Search(config, widths)
-        net = make_net(config, widths, self.search.found())
-        self.best = SearchResult(net, standardizer, dataset.labels, config, data_name=dataset.name)
-        self._folder: Path | None = None
-        self._fingerprint = ""
-
-    @property
-    def history(self) -> list[EpochRecord]:
-        """A record for each epoch so far."""
-        return self.best.history
-
-    @property
-    def over(self) -> bool:
-        """Whether all epochs are done, or too many have brought nothing."""
-        config, epochs = self.best.config, len(self.history)
-        stalled = config.patience is not None and epochs - self.best.best_epoch >= config.patience
-        return epochs >= config.epochs or stalled
-
-    def keep_in(self, folder: Path, fingerprint: str, resume: bool) -> None:
-        """Write each epoch to `folder` from now on; first go on from its checkpoint, if that is wanted and there is one.
-
-        Raises:
-            CheckpointError, RunFolderError: the checkpoint is damaged, or of another run.
-            OSError: the folder cannot be written.
-        """
-        self._folder, self._fingerprint = folder, fingerprint
-        if resume and (folder / CHECKPOINT).exists():
-            self._restore(folder / CHECKPOINT)
-        write_config(folder, self.best.config, self.best.data_name)
-        write_metrics(folder, self.history)
-
-    def add(self, record: EpochRecord, found: list[BitMatrix]) -> None:
-        """Take the record of an epoch, and the bits after it, and write them."""
-        history = [*self.history, record]
-        if _better(record, self.history[self.best.best_epoch - 1] if self.best.best_epoch else None):
-            net = make_net(self.best.config, self.search.net.widths, found)
-            self.best = dataclasses.replace(self.best, net=net, best_epoch=record.epoch)
-        self.best = dataclasses.replace(self.best, history=history)
-        if self._folder is not None:
-            tensors, metadata = self.best.to_checkpoint()
-            metadata["fingerprint"] = self._fingerprint
-            checkpoint.save(self._folder / CHECKPOINT, {**tensors, **self.search.tensors()}, metadata)
-            append_metrics(self._folder, record)
-
-    def _restore(self, path: Path) -> None:
-        reader = checkpoint.Reader(path)
-        best = read_result(reader)
-        stored, given = best.config.to_json(), self.best.config.to_json()
-        for name, value in given.items():
-            if stored[name] != value:
-                raise RunFolderError(f"{path.parent} holds a run with {name}={stored[name]!r}, asked for is {value!r}")
-        if reader.entry("fingerprint", str) != self._fingerprint:
-            raise RunFolderError(f"{path.parent} holds a run on other data ({best.data_name!r})")
-        self.search.restore(reader)
-        self.best = dataclasses.replace(best, net=best.net.to(best.config.device))
 
 
 def prepare(dataset: Dataset, config: SearchConfig) -> tuple[Part, Part, Standardizer]:
@@ -368,21 +340,22 @@ def _epoch(
         steps.train.x.bernoulli_(1 - config.input_dropout, generator=dropout_generator(config, epoch))
         steps.train.x.mul_(train.x).div_(1 - config.input_dropout)
     steps.run(batches, rules, torch.tensor([[rule.constants()] for rule in rules], dtype=torch.float64))
-    train_loss = check_finite(float(steps.loss) / samples, epoch)
+    loss, correct, flips = search.sums(steps)
+    train_loss = check_finite(loss / samples, epoch)
     rule = rules[-1]
     found = search.found()
     validation_loss = validation_accuracy = None
     if len(validation.y):
         net = make_net(config, search.net.widths, found)
-        validation_loss, validation_accuracy = evaluate(net, validation.x, validation.y)
+        validation_loss, validation_accuracy = search.evaluate(net, validation)
         check_finite(validation_loss, epoch)
     record = EpochRecord(
         epoch=epoch,
         train_loss=train_loss,
-        train_accuracy=int(steps.correct) / samples,
+        train_accuracy=correct / samples,
         validation_loss=validation_loss,
         validation_accuracy=validation_accuracy,
-        flips=steps.flips.tolist(),
+        flips=flips,
         density=[w.density() for w in found],
         lr=rule.lr if isinstance(rule, ScoreRule) else 0.0,
         tau=rule.tau if isinstance(rule, ScoreRule) else 1.0,
@@ -411,8 +384,3 @@ def check_finite(loss: float, epoch: int, whose: str = "") -> float:
     if not math.isfinite(loss):
         raise SearchError(f"{whose}the loss is {loss} in epoch {epoch}: try a smaller lr, or norm layer")
     return loss
-
-
-def _better(record: EpochRecord, best: EpochRecord | None) -> bool:
-    """Whether a record is to be preferred: by its standing; without validation, the last."""
-    return best is None or record.validation_accuracy is None or record.standing > best.standing

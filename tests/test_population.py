@@ -9,7 +9,7 @@ import torch
 
 import fastbin.population
 import fastbin.result
-import fastbin.search
+import fastbin.run
 from fastbin import RunFolderError, SearchConfig, SearchError, run_search, runs
 from fastbin.backprop import _whole_vectors, backprop
 from fastbin.bits import BitMatrix
@@ -172,8 +172,8 @@ def test_members_that_were_killed_between_two_checkpoints_catch_up(tmp_path, mon
             raise Stopped
         runs_append(folder, record)
 
-    runs_append = fastbin.search.append_metrics
-    monkeypatch.setattr(fastbin.search, "append_metrics", failing)
+    runs_append = fastbin.run.append_metrics
+    monkeypatch.setattr(fastbin.run, "append_metrics", failing)
     with pytest.raises(Stopped):
         run_search(blobs(), config, population=4, out=tmp_path)
     monkeypatch.undo()

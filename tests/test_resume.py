@@ -163,7 +163,7 @@ def test_stopped_between_checkpoint_and_metrics(tmp_path, monkeypatch):
 
     c = SearchConfig(**SMALL)
     run_search(blobs(), c, out=tmp_path / "whole")
-    monkeypatch.setattr("fastbin.search.append_metrics", fail)
+    monkeypatch.setattr("fastbin.run.append_metrics", fail)
     with pytest.raises(Stopped):
         run_search(blobs(), c, out=tmp_path / "stopped")
     monkeypatch.undo()

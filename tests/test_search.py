@@ -20,7 +20,7 @@ from fastbin import BitMatrix, SearchConfig, SearchError, library, reference, ru
 from fastbin.data import Standardizer, load_dataset, split_validation, without_test
 from fastbin.descent import Search, derived_seed
 from fastbin.result import EpochRecord, evaluate
-from fastbin.search import _better
+from fastbin.run import _better
 
 SMALL = {"hidden": (12, 10), "epochs": 2, "batch_size": 16, "validation": 0.2}
 ACTIVATE = {"relu": F.relu, "tanh": torch.tanh, "gelu": F.gelu}
