@@ -241,9 +241,8 @@ class _Watch(threading.Thread):
         return [self._store.add(f"beats/{rank}", 0) for rank in range(self._ranks.size)]
 
     def _beat(self) -> None:
-        with contextlib.suppress(
-            RuntimeError
-        ):  # the store has gone with torchrun, whose signal comes, or an exchange fails
+        # Without torchrun there is no store: its signal comes, or an exchange fails.
+        with contextlib.suppress(RuntimeError):
             self._store.add(f"beats/{self._ranks.rank}", 1)
 
     def first(self) -> bool:
