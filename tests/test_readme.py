@@ -12,6 +12,7 @@ import fastbin.export
 import fastbin.ops
 import fastbin.search
 import fastbin.sklearn
+from fastbin.sweep import read_space
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,3 +40,12 @@ def test_docstring_examples(module, examples, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = doctest.testmod(module)
     assert result.attempted >= examples and result.failed == 0
+
+
+def test_spaces(tmp_path):
+    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+    assert blocks
+    for block in blocks:
+        (tmp_path / "space.toml").write_text(block)
+        space = read_space(tmp_path / "space.toml")
+        assert space.trials == 40 and set(space.varied) == {"lr", "hidden"}
