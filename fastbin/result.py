@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -66,12 +67,16 @@ class EpochRecord:
         validation = (self.validation_loss, self.validation_accuracy)
         return (
             self.epoch == epoch
-            and all(map(is_number, (self.train_loss, self.train_accuracy, self.lr, self.tau, self.seconds)))
-            and (all(map(is_number, validation)) if validated else validation == (None, None))
+            and all(map(_is_finite, (self.train_loss, self.train_accuracy, self.lr, self.tau, self.seconds)))
+            and (all(map(_is_finite, validation)) if validated else validation == (None, None))
             and all(isinstance(values, list) and len(values) == layers for values in (self.flips, self.density))
             and all(map(is_whole, self.flips))
-            and all(map(is_number, self.density))
+            and all(map(_is_finite, self.density))
         )
+
+
+def _is_finite(value: Any) -> bool:
+    return is_number(value) and math.isfinite(value)
 
 
 def evaluate(net: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> tuple[float, float]:

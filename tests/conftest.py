@@ -28,6 +28,22 @@ def _use_extension(path: str) -> None:
 if "FASTBIN_TEST_EXTENSION" in os.environ:
     _use_extension(os.environ["FASTBIN_TEST_EXTENSION"])
 
+
+def _use_threads_of_its_own(threads: int) -> None:
+    """Let the kernels start threads that ThreadSanitizer knows, where torch's OpenMP, which it does not, would be used."""
+    import torch
+
+    from fastbin import cpu
+
+    cpu._cpu.use_openmp(0)
+    torch.set_num_threads(1)  # torch's own work
+    torch.get_num_threads = lambda: threads  # what the kernels are told
+    torch.set_num_threads = lambda threads: None
+
+
+if "FASTBIN_TEST_THREADS" in os.environ:
+    _use_threads_of_its_own(int(os.environ["FASTBIN_TEST_THREADS"]))
+
 # Derandomized: a red test is red for everybody. `--hypothesis-profile=long` looks further, with a new seed each time.
 hypothesis.settings.register_profile("default", max_examples=30, deadline=None, derandomize=True, database=None)
 hypothesis.settings.register_profile("quick", max_examples=8, deadline=None, derandomize=True, database=None)

@@ -1,8 +1,8 @@
 """Searches that are stopped: killed, refused, out of disk; and that they end as if nothing had happened."""
 
 import errno
-import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -13,13 +13,9 @@ import pytest
 import torch
 
 from fastbin import RunFolderError, SearchConfig, checkpoint, run_search, runs
+from tests.kills import RULES, assert_same_run, timeless
 
 SMALL = {"hidden": (12, 10), "epochs": 6, "batch_size": 16, "validation": 0.2}
-RULES = {
-    "hard-adam": {"estimator": "hard", "rule": "adam", "lr": 0.05},
-    "sample-sgd": {"estimator": "sample", "rule": "sgd", "input_dropout": 0.2},
-    "bop": {"rule": "bop", "gamma": 0.1, "threshold": 1e-3},
-}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -37,32 +33,6 @@ def blobs(seed=0):
     return rng.normal(0, 1, (3, 8))[y] + rng.normal(0, 1, (60, 8)), y
 
 
-def timeless(record):
-    return {key: value for key, value in record.items() if key != "seconds"}
-
-
-def read(folder):
-    """All that a run left, but for wall-clock times: (tensors, metadata) of both files, and the metrics."""
-    files = []
-    for name in (runs.CHECKPOINT, runs.NETWORK):
-        tensors, metadata = checkpoint.load(Path(folder) / name)
-        metadata["history"] = [timeless(record) for record in metadata["history"]]
-        files.append((tensors, metadata))
-    lines = (Path(folder) / runs.METRICS).read_text().splitlines()
-    return files, [timeless(json.loads(line)) for line in lines], (Path(folder) / runs.CONFIG).read_text()
-
-
-def assert_same_run(a, b):
-    (files_a, *rest_a), (files_b, *rest_b) = read(a), read(b)
-    assert rest_a == rest_b
-    for (tensors_a, metadata_a), (tensors_b, metadata_b) in zip(files_a, files_b, strict=True):
-        assert metadata_a == metadata_b and tensors_a.keys() == tensors_b.keys()
-        for name, t in tensors_a.items():
-            assert torch.equal(t, tensors_b[name]), name
-    names = [".lock", runs.CHECKPOINT, runs.CONFIG, runs.METRICS, runs.NETWORK]
-    assert sorted(os.listdir(a)) == sorted(os.listdir(b)) == sorted(names)
-
-
 class Stopped(Exception):
     pass
 
@@ -75,66 +45,13 @@ def stop_after(epoch):
     return on_epoch
 
 
-# One process imports all and forks a run each time: forked before any thread is started, and quick to start again.
-KILLER = """
-import os, random, shutil, signal, sys, time
-import torch
-from fastbin import SearchConfig, run_search
-
-torch.set_num_threads(1)
-whole, killed, seed = sys.argv[1], sys.argv[2], int(sys.argv[3])
-config = SearchConfig(**eval(sys.argv[4]))
-
-def start(out):
-    child = os.fork()
-    if child == 0:
-        try:
-            run_search("digits", config, out=out, resume=True)
-            os._exit(0)
-        finally:
-            os._exit(1)
-    return child
-
-began = time.monotonic()
-_, status = os.waitpid(start(whole), 0)
-assert status == 0
-length = time.monotonic() - began
-
-rng = random.Random(seed)
-kills = midway = 0
-while True:
-    child = start(killed)
-    if kills < 12:
-        time.sleep(rng.uniform(0.2, 0.7) * length)
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    if os.WIFEXITED(status):
-        assert status == 0
-        if kills >= 2 and midway:
-            break
-        # The machine was busier then, or is now: kill earlier, or later, from the beginning.
-        shutil.rmtree(killed)
-        length *= 0.5 if kills < 2 else 1.5
-        kills = midway = 0
-        continue
-    kills += 1
-    midway += os.path.exists(killed + "/checkpoint.safetensors")
-print(kills, midway)
-"""
-
-
-@pytest.mark.parametrize("rule", RULES)
-def test_runs_killed_at_random_moments_end_as_if_never_killed(tmp_path, rule):
-    values = {"hidden": (48, 32), "epochs": 8, **RULES[rule]}
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    command = [sys.executable, "-c", KILLER, str(whole), str(killed), str(len(rule)), repr(values)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+def test_runs_killed_at_random_moments_end_as_if_never_killed():
+    command = [sys.executable, "-m", "tests.kills", "--runs", "12"]
+    root = Path(__file__).parent.parent
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    kills, midway = map(int, done.stdout.split())
-    assert kills >= 2 and midway >= 1
-    for leftover in killed.glob(".*.tmp"):  # of a kill within a write that no later write has replaced
-        raise AssertionError(leftover)
-    assert_same_run(whole, killed)
+    runs_, kills, midway = map(int, re.findall(r"\d+", done.stdout))
+    assert runs_ == 12 and kills >= 6 and midway >= 1
 
 
 @pytest.mark.parametrize("validation", [0.2, 0])

@@ -1,4 +1,4 @@
-"""The kernel tests on a build that checks every address (ASan) and every operation without a defined result (UBSan)."""
+"""The kernel tests on builds that check every address (ASan), undefined operations (UBSan), and races of threads (TSan)."""
 
 from __future__ import annotations
 
@@ -32,23 +32,35 @@ def runtime(compiler: str, name: str) -> str:
     return path
 
 
-@pytest.fixture(scope="module")
-def sanitized(request: pytest.FixtureRequest) -> dict[str, str]:
+def built(request: pytest.FixtureRequest, sanitizers: str, *runtimes: str) -> dict[str, str]:
     """What a process needs to run on a sanitized extension, which is kept in pytest's cache folder."""
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("g++ is missing: its sanitizers are what this test builds with")
-    runtimes = " ".join(runtime(compiler, name) for name in ("libasan.so", "libubsan.so"))
-    extension = build(
-        request.config.cache.mkdir("sanitized"), CMAKE_CXX_COMPILER=compiler, FASTBIN_SANITIZE="address,undefined"
-    )
-    return environment(
-        FASTBIN_TEST_EXTENSION=str(extension),
-        LD_PRELOAD=runtimes,
+    preloaded = " ".join(runtime(compiler, name) for name in runtimes)
+    folder = request.config.cache.mkdir("sanitized-" + sanitizers.replace(",", "-"))
+    extension = build(folder, CMAKE_CXX_COMPILER=compiler, FASTBIN_SANITIZE=sanitizers)
+    return environment(FASTBIN_TEST_EXTENSION=str(extension), LD_PRELOAD=preloaded)
+
+
+@pytest.fixture(scope="module")
+def sanitized(request: pytest.FixtureRequest) -> dict[str, str]:
+    return {
+        **built(request, "address,undefined", "libasan.so", "libubsan.so"),
         # Python never frees all. A short trace for each allocation: Python makes many.
-        ASAN_OPTIONS="detect_leaks=0:malloc_context_size=3:quarantine_size_mb=16",
-        UBSAN_OPTIONS="halt_on_error=1:print_stacktrace=1",
-    )
+        "ASAN_OPTIONS": "detect_leaks=0:malloc_context_size=3:quarantine_size_mb=16",
+        "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+    }
+
+
+@pytest.fixture(scope="module")
+def watched(request: pytest.FixtureRequest) -> dict[str, str]:
+    return {
+        **built(request, "thread", "libtsan.so"),
+        # Python's and torch's own locks are not all that TSan knows: what it finds in code that it has not compiled is left.
+        "TSAN_OPTIONS": "halt_on_error=1:ignore_noninstrumented_modules=1:report_signal_unsafe=0",
+        "FASTBIN_TEST_THREADS": "3",
+    }
 
 
 def test_the_sanitizers_see_an_overflow(sanitized: dict[str, str]) -> None:
@@ -71,3 +83,36 @@ def test_kernels_under_sanitizers_on(level: str, sanitized: dict[str, str]) -> N
     assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
     assert re.search(rf"{re.escape(sanitized['FASTBIN_TEST_EXTENSION'])}, isa {level} of ", done.stdout), done.stdout
     assert re.search(r"= (\d{3,}) passed, \d+ deselected in ", done.stdout), done.stdout
+
+
+def test_the_sanitizer_sees_a_race(watched: dict[str, str]) -> None:
+    """Two threads that pack into the same words, asked of the extension itself."""
+    program = """
+import threading, numpy, torch, conftest
+from fastbin import _cpu
+x, words = numpy.ones((64, 40), numpy.float32), numpy.zeros((64, 2), numpy.int32)
+start = threading.Barrier(2)
+def pack():
+    start.wait()
+    for _ in range(100):
+        _cpu.pack_threshold_f32(x.ctypes.data, 0.5, words.ctypes.data, 64, 40, 1)
+threads = [threading.Thread(target=pack) for _ in range(2)]
+for t in threads: t.start()
+for t in threads: t.join()
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=HERE, env=watched, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert re.search(r"ThreadSanitizer: data race", done.stderr), done.stderr
+
+
+@pytest.mark.parametrize("level", _cpu.isas())
+def test_no_race_on(level: str, watched: dict[str, str]) -> None:
+    names = ["test_threads.py"]
+    chosen = "ten_threads"
+    if level == _cpu.isas()[-1]:  # threads are handed their work alike on all
+        names += ["test_ops.py", "test_updates.py", "test_bits.py"]
+        chosen = "(wider_than_a_tile or every_layout or nothing_else or ten_threads) and not float16 and not bfloat16"
+    tests = [str(HERE / name) for name in names]
+    done = run_kernel_tests({**watched, "FASTBIN_ISA": level}, "-s", *tests, "-k", chosen)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
+    assert re.search(r"= (\d{2,}) passed", done.stdout), done.stdout

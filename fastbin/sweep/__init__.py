@@ -23,14 +23,16 @@ from fastbin.config import SearchConfig
 from fastbin.result import EpochRecord
 from fastbin.runs import RunFolderError, locked
 from fastbin.sweep.samplers import Sampler
-from fastbin.sweep.space import Halving, Space, read_space
+from fastbin.sweep.space import Space, read_space
 from fastbin.sweep.trials import (
     Outcome,
     Stopped,
+    history,
     prepare,
     read_outcome,
     run_trial,
     standing_at,
+    stop,
     trial_folder,
 )  # fmt: skip
 
@@ -124,31 +126,34 @@ def sweep(
 def _run_here(space: Space, sampler: Sampler, out: Path, data_dir: Path | None, tell: Tell) -> None:
     ended: list[Outcome] = []
     for number in range(space.trials):
-        folder = trial_folder(out, number)
-        outcome = read_outcome(folder)
-        if outcome is None:
-            values = prepare(out, space, number, sampler.choose)
-            tell(Progress(number, values))
-
-            def on_epoch(record: EpochRecord, number: int = number, values: dict[str, object] = values) -> None:
-                tell(Progress(number, values, record))
-                if space.halving is not None and not _goes_on(out, space.halving, number, record):
-                    raise Stopped
-
-            outcome = run_trial(folder, data_dir, on_epoch)
+        outcome = read_outcome(trial_folder(out, number)) or _run_one(space, sampler, out, number, data_dir, tell)
         sampler.learn(outcome)
         ended.append(outcome)
         _write(out, ended)
         tell(Progress(number, outcome.values, outcome=outcome))
 
 
-def _goes_on(out: Path, halving: Halving, number: int, record: EpochRecord) -> bool:
-    """Whether a trial is among the best of those before it at this rung, as ASHA with one worker decides."""
-    if record.epoch not in halving.rungs(record.epoch + 1):
-        return True
-    before = [standing_at(trial_folder(out, other), record.epoch) for other in range(number)]
-    stood = sorted([s for s in before if s is not None] + [record.standing], reverse=True)
-    return record.standing >= stood[max(1, len(stood) // halving.factor) - 1]
+def _run_one(space: Space, sampler: Sampler, out: Path, number: int, data_dir: Path | None, tell: Tell) -> Outcome:
+    values, folder = prepare(out, space, number, sampler.choose), trial_folder(out, number)
+    tell(Progress(number, values))
+    halving, rungs = space.halving, space.rungs(values)
+
+    def goes_on(record: EpochRecord) -> bool:
+        # As ASHA with one worker: whether it is among the best of the trials before it that have come so far, and itself.
+        if halving is None or record.epoch not in rungs:
+            return True
+        before = [standing_at(trial_folder(out, other), record.epoch) for other in range(number)]
+        stood = sorted([s for s in before if s is not None] + [record.standing], reverse=True)
+        return record.standing >= stood[max(1, len(stood) // halving.factor) - 1]
+
+    def on_epoch(record: EpochRecord) -> None:
+        tell(Progress(number, values, record))
+        if not goes_on(record):
+            raise Stopped
+
+    if not all(map(goes_on, history(folder))):  # it was killed before it was stopped
+        return stop(folder)
+    return run_trial(folder, data_dir, on_epoch)
 
 
 def _write(out: Path, outcomes: list[Outcome]) -> list[Outcome]:

@@ -55,10 +55,9 @@ def run_on(cluster: Cluster, space: Space, sampler: Sampler, out: Path, data_dir
         trainable = tune.with_parameters(_trial, sweep=out.resolve(), data_dir=folder, threads=cluster.cpus)
         scheduler = None
         if space.halving is not None:
-            epochs = space.config(space.drawn(0) if space.method != "tpe" else {}).epochs
             scheduler = ASHAScheduler(
                 time_attr="epoch",
-                max_t=max(epochs, space.halving.grace + 1),
+                max_t=2**31,  # a trial ends by itself
                 grace_period=space.halving.grace,
                 reduction_factor=space.halving.factor,
             )
@@ -113,6 +112,10 @@ class _Trials(Searcher):  # type: ignore[misc]
         self._left = iter(self.todo)
         self._numbers: dict[str, int] = {}
         self._values: dict[int, dict[str, Any]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune keeps copies of its own to restore, which a sweep does not use; a terminal cannot be copied.
+        return {name: value for name, value in vars(self).items() if name not in ("_tell", "_sampler", "_left")}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         number = next(self._left, None)

@@ -104,6 +104,13 @@ class Space:
         """The configuration of a trial; raises ValueError if a search refuses it."""
         return SearchConfig.from_json({**self.fixed, **values})
 
+    def rungs(self, values: Mapping[str, Any]) -> list[int]:
+        """The epochs after which a trial may be stopped."""
+        try:
+            return [] if self.halving is None else self.halving.rungs(self.config(values).epochs)
+        except ValueError:  # the trial will say so
+            return []
+
     def drawn(self, number: int) -> Values:
         """The values of a trial of a grid, or of a random sweep: they depend on nothing but its number."""
         if self.method == "grid":
@@ -156,8 +163,9 @@ def _space(said: dict[str, Any]) -> Space:
         )
         said = {**said, "trials": combinations}
     trials = said.get("trials")
-    _expect("trials", is_whole(trials) and trials >= 1, "a whole number, at least 1", trials)
-    made = Space(str(data), method, int(trials or 0), seed, fixed, varied, _halving(halving))
+    if not isinstance(trials, int) or isinstance(trials, bool) or trials < 1:
+        raise ValueError(f"trials must be a whole number, at least 1, got {trials!r}")
+    made = Space(str(data), method, trials, seed, fixed, varied, _halving(halving))
     base = SearchConfig.from_json(fixed)
     for name, value in varied.items():  # each value by itself; what does not go together is a trial that fails
         for one in value.values if isinstance(value, Choice) else (value.low, value.high):

@@ -148,6 +148,11 @@ def read_outcome(folder: Path) -> Outcome | None:
         raise RunFolderError(f"{path} is damaged: {error}") from error
 
 
+def history(folder: Path) -> list[EpochRecord]:
+    """The epochs that a trial has done."""
+    return load_result(folder / CHECKPOINT).history if (folder / CHECKPOINT).exists() else []
+
+
 def standing_at(folder: Path, epoch: int) -> tuple[float, float] | None:
     """How a trial stood after an epoch, None if it did not come so far."""
     path = folder / METRICS
