@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from fastbin import checkpoint
-from fastbin.config import SearchConfig
+from fastbin.config import SearchConfig, is_number, is_whole
 from fastbin.data import DataError
 from fastbin.result import EpochRecord, SearchResult, load_result
 from fastbin.runs import CHECKPOINT, METRICS, NETWORK, RunFolderError, locked
@@ -143,9 +144,21 @@ def read_outcome(folder: Path) -> Outcome | None:
     if not path.exists():
         return None
     try:
-        return Outcome(**_read(path))
+        outcome = Outcome(**_read(path))
     except TypeError as error:
         raise RunFolderError(f"{path} is damaged: {error}") from error
+    numbers = (outcome.validation_accuracy, outcome.validation_loss, outcome.test_accuracy, outcome.seconds)
+    sound = (
+        all(map(is_whole, (outcome.number, outcome.epochs, outcome.best_epoch)))
+        and all(n is None or (is_number(n) and math.isfinite(n)) for n in numbers)
+        and isinstance(outcome.values, dict)
+        and outcome.status in get_args(Status)
+        and outcome.folder == folder.name
+        and isinstance(outcome.error, (str, type(None)))
+    )
+    if not sound:
+        raise RunFolderError(f"{path} is damaged: it holds {outcome}")
+    return outcome
 
 
 def history(folder: Path) -> list[EpochRecord]:

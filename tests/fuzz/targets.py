@@ -30,6 +30,8 @@ from fastbin.data_files import read_npz
 from fastbin.export import export
 from fastbin.result import SearchResult, load_result
 from fastbin.spectra.files import find_networks, read_network
+from fastbin.sweep import read_best, read_space, sweep
+from fastbin.sweep.trials import trial_folder
 
 from .choices import Choices, edited
 
@@ -70,6 +72,8 @@ def made() -> Path:
     run_search((x, y), config, out=folder / "run", on_bits=keep)
     np.savez(folder / "own.npz", x=x, y=y)
     kinds = ("weight_free_hard", "dense", "weight_agnostic")
+    (folder / "space.toml").write_text(_SPACES[0].replace("own.npz", str(folder / "own.npz")))
+    sweep(folder / "space.toml", folder / "sweep")
     compare([str(folder / "own.npz")], config, seeds=1, kinds=kinds, out=folder / "compare")
     return folder
 
@@ -220,12 +224,30 @@ def _edited_json(pattern: str, name: str, read: Callable[[Path], object]) -> Cal
             text = text[:cut] + choices.one("[{") * 100_000 + text[cut:]
         elif kind == 2:
             text = text[:cut] + choices.bytes(20).decode("utf-8", "surrogateescape") + text[cut:]
-        else:
+        elif kind < 7:
             text = json.dumps(edited(json.loads(text), choices))
         (folder / name).write_text(text, errors="surrogateescape")
         return read(folder)
 
     return run
+
+
+_SPACES = (
+    'data = "own.npz"\nmethod = "grid"\n[config]\nhidden = [4]\nepochs = 1\n[space]\nlr = [0.1, 0.2]\n',
+    'data = "digits"\nmethod = "random"\ntrials = 4\nseed = 2\n[space]\nlr = {min = 1e-3, max = 1, log = true}\n'
+    "hidden = [[4], [8, 8]]\nepochs = {min = 1, max = 9}\n[halving]\ngrace = 1\nfactor = 2\n",
+)
+
+
+def _trial(folder: Path) -> object:
+    sweep = folder / "sweep"
+    trial = trial_folder(sweep, 1)
+    trial.mkdir(parents=True, exist_ok=True)
+    (folder / "outcome.json").replace(trial / "outcome.json")
+    for name in ("space.toml", "trial0000/outcome.json"):
+        (sweep / name).parent.mkdir(exist_ok=True)
+        (sweep / name).write_bytes((made() / "sweep" / name).read_bytes())
+    return read_best(sweep)
 
 
 # Exported files: whatever a network's numbers and labels are, the C file compiles and the ONNX model is one.
@@ -291,5 +313,9 @@ TARGETS = {
     "npz_members": Target(_none, _npz_members, (DataError, ValueError)),
     "config": Target(_none, _edited_json("run/config.json", runs.CONFIG, runs.read_config), (RunFolderError,)),
     "results": Target(_none, _edited_json("compare/results.json", RESULTS, read_results), (RunFolderError,)),
+    "space": Target(lambda: [text.encode() for text in _SPACES], _written("space.toml", read_space), (ValueError,)),
+    "trial": Target(
+        _none, _edited_json("sweep/trial0001/outcome.json", "outcome.json", _trial), (RunFolderError, ValueError)
+    ),
     "export": Target(_none, _export, ()),
 }
