@@ -26,6 +26,7 @@ FOUND = 2 * 0.125  # bytes an edge of the bits of the last epoch, and of the bes
 # written; the norm reads and writes, so does the activation; the next products read), backward 8 (a product writes; the
 # activation reads two and writes; the norm likewise; the update reads).
 PASSES = 15
+HELD = 3  # of these tensors, that a layer keeps for the way back: a, z and h
 GPUS_A_NODE = 8
 
 
@@ -141,10 +142,16 @@ def exchanged(widths: Sequence[int], batch: int, shard: str, activation: int) ->
     return [activation * batch * n for n in widths[1:]], [4 * batch * n for n in widths[-2:0:-1]]
 
 
-def memory(widths: Sequence[int], shard: str, ranks: int, rule: str = "adam") -> float:
-    """Bytes that a rank keeps on its processor, without activations and data."""
+def memory(widths: Sequence[int], shard: str = "batch", ranks: int = 1, rule: str = "adam") -> float:
+    """Bytes that a rank keeps of a search from step to step."""
     kept = STATE[rule] / ranks if shard == "rows" else STATE[rule] + GRADIENT * (ranks > 1)
     return (kept + FOUND) * edges(widths)
+
+
+def held(on: Processor, widths: Sequence[int], batch: int, shard: str = "batch", ranks: int = 1) -> float:
+    """Bytes of hidden layers that a rank holds during a step."""
+    samples = math.ceil(batch / ranks) if shard == "batch" else batch
+    return HELD * on.activation * samples * sum(widths[1:])
 
 
 def square(all_edges: float, layers: int = 3, classes: int = 10) -> list[int]:
@@ -216,9 +223,10 @@ def show() -> None:
         "Behind the first layer; that one needs no product backwards, so 2 multiply-adds.",
     )
     print_table(
-        "cost: searches on H100s, rule adam, bf16, four layers n-n-n-n-10, batch 1024, by the model",
+        "cost: searches on H100s, rule adam, bf16, four layers n-n-n-n-10, by the model",
         (
             "edges",
+            "batch",
             "GPUs",
             "<shared",
             "GB a GPU",
@@ -226,28 +234,35 @@ def show() -> None:
             "update",
             "elementwise",
             "exchange",
-            "ms a step",
+            "ms",
             "<an epoch",
         ),
-        [line for size in (1e9, 1e11) for ranks in (1, 8, 1024) for line in _searches(size, ranks)],
-        "ms; an epoch is 60,000 samples, without validation and checkpoint. What is exchanged, between GPUs of a node by "
-        "NVLink and between nodes, was never measured.",
+        [
+            line
+            for size in (1e9, 1e11)
+            for batch in (1024, 16384)
+            for ranks in (1, 8, 1024)
+            for line in _searches(size, batch, ranks)
+        ],
+        "ms a step, and what of it goes where; an epoch is 60,000 samples, without validation and checkpoint. Memory is "
+        "without the data. No time of an exchange, between GPUs of a node or between nodes, was ever measured.",
     )
 
 
-BATCH, SAMPLES = 1024, 60_000
+SAMPLES = 60_000
 
 
-def _searches(size: float, ranks: int) -> Iterator[list[str]]:
+def _searches(size: float, batch: int, ranks: int) -> Iterator[list[str]]:
     widths = square(size)
     for shard in ("batch", "rows") if ranks > 1 else ("batch",):
-        kept, s = memory(widths, shard, ranks), step(H100, widths, BATCH, shard, ranks)
-        head = [f"{size:.0e}", str(ranks), shard if ranks > 1 else "", f"{kept / 1e9:.3g}"]
-        if kept > H100.memory:
+        s = step(H100, widths, batch, shard, ranks)
+        need = memory(widths, shard, ranks) + held(H100, widths, batch, shard, ranks)
+        head = [f"{size:.0e}", str(batch), str(ranks), shard if ranks > 1 else "", f"{need / 1e9:.3g}"]
+        if need > H100.memory:
             yield [*head, "", "", "", "", "", "does not fit"]
             continue
         parts = [f"{1e3 * t:.3g}" for t in (s.products, s.update, s.elementwise, s.exchange, s.seconds)]
-        yield [*head, *parts, f"{math.ceil(SAMPLES / BATCH) * s.seconds:.3g} s"]
+        yield [*head, *parts, f"{math.ceil(SAMPLES / batch) * s.seconds:.3g} s"]
 
 
 def _quantity(check: Check, value: float) -> str:

@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import functools
 import hashlib
+import itertools
 import math
 import os
 import select
@@ -153,7 +154,7 @@ def joined(device: str, folder: Path | None) -> Iterator[Ranks]:
             raise
         raise SystemExit(130) from None
     except _ExchangeError as error:
-        raise watch.lost(f"an exchange between ranks failed: {error}") from error
+        raise watch.lost(f"an exchange between ranks failed: {str(error).partition('. ')[0]}") from error
     except Exception as error:
         if not watch.first():
             raise SystemExit(1) from error
@@ -173,6 +174,8 @@ class _Watch(threading.Thread):
     whoever is telling of it is not to be stopped by torchrun's signal.
     """
 
+    _searches = itertools.count()
+
     def __init__(self, ranks: Ranks, folder: Path | None) -> None:
         super().__init__(daemon=True)
         self.left = threading.Event()
@@ -181,8 +184,7 @@ class _Watch(threading.Thread):
         # these processes meets no old signs.
         address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         store = TCPStore(*address, is_master=False, wait_for_workers=False)
-        _Watch.searches += 1
-        name = f"fastbin/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{_Watch.searches}"
+        name = f"fastbin/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{next(_Watch._searches)}"
         self._store = PrefixStore(name, store)
         self._signals, write = os.pipe()
         os.set_blocking(write, False)
@@ -191,8 +193,6 @@ class _Watch(threading.Thread):
         self._wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         self._beat()
         self.start()
-
-    searches = 0
 
     def end(self) -> None:
         """Leave signals as they were; the search has ended well."""
@@ -220,10 +220,10 @@ class _Watch(threading.Thread):
         """What to raise when the search cannot go on, for this reason if all ranks live."""
         try:
             dead = self._dead()
-            if not self.first():
-                return SystemExit(1)
-        except RuntimeError:
+        except RuntimeError:  # of the store
             dead, reason = [], f"{reason}, and torchrun has gone"
+        if not self.first():
+            return SystemExit(1)
         names = " and ".join(map(str, dead))
         return RankError(self.told(f"rank {names} of {self._ranks.size} died" if dead else reason))
 
@@ -241,19 +241,20 @@ class _Watch(threading.Thread):
         return [self._store.add(f"beats/{rank}", 0) for rank in range(self._ranks.size)]
 
     def _beat(self) -> None:
-        # Without torchrun there is no store: its signal comes, or an exchange fails.
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(RuntimeError):  # torchrun has gone, and its store; the ranks can do without
             self._store.add(f"beats/{self._ranks.rank}", 1)
 
     def first(self) -> bool:
         """Whether no rank has told yet why the search ends; from now on, one has."""
-        return bool(self._store.add("told", 1) == 1)
+        try:
+            return bool(self._store.add("told", 1) == 1)
+        except RuntimeError:  # torchrun has gone: there is nobody to ask
+            return True
 
     def told(self, what: str) -> str:
         """What happened, and where to go on."""
         if self._folder is None:
             return what
         path = self._folder / CHECKPOINT
-        return (
-            f"{what}; resume from {path}" if path.exists() else f"{what}; there is no checkpoint yet in {path.parent}"
-        )
+        where = f"resume from {path}" if path.exists() else f"there is no checkpoint yet in {path.parent}"
+        return f"{what}; {where}"

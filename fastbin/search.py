@@ -95,7 +95,7 @@ def run_search(
     >>> result.test_accuracy > 0.8
     True
     >>> results = fastbin.run_search("digits", config, population=4, halving=[1])
-    >>> results[0].net.weights() == result.net.weights(), [len(r.history) for r in results].count(3)
+    >>> results[0].history[0].train_loss == result.history[0].train_loss, [len(r.history) for r in results].count(3)
     (True, 2)
 
     Args:

@@ -245,7 +245,7 @@ def test_bad_value(tmp_path, error, flags, told):
         (["search", "digts"], "did you mean digits"),
         (["search"], "DATASET"),
         (["serch"], "serch"),
-        ([], "{search, eval, compare, spectra, export, doctor}"),
+        ([], "{search, sweep, eval, compare, spectra, export, doctor}"),
     ],
 )
 def test_bad_command(error, args, told):
