@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 
 from fastbin import checkpoint, load_result, runs
 from fastbin.cli import main
+from fastbin.compare import read_results
 
 KEPT = ["--hidden", "64", "64", "--epochs", "4", "--batch-size", "16"]
 
@@ -50,7 +53,7 @@ def test_a_full_disk(data: Path, disk: Path, tmp_path: Path, capsys: pytest.Capt
         ballast.write(bytes(os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize - 3 * size // 2))
     capsys.readouterr()
     assert main(["search", str(data), *KEPT, "--out", str(out)]) == 1
-    assert "No space left on device" in said(capsys) and not list(out.glob(".*.tmp"))
+    assert re.search(rf"{out}/\S+: No space left on device", said(capsys)) and not list(out.glob(".*.tmp"))
     assert len(checkpoint.Reader(out / runs.CHECKPOINT).entry("history", list)) == 1
     (disk / "ballast").unlink()
     assert main(["search", str(data), *KEPT, "--out", str(out), "--resume"]) == 0
@@ -88,3 +91,46 @@ def test_data_that_have_vanished(data: Path, tmp_path: Path, capsys: pytest.Capt
         assert main(command) == 1
         assert str(data) in said(capsys)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_full_disk_under_a_comparison(data: Path, disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = disk / "compared"
+    command = ["compare", "--data", str(data), "--kinds", "dense", *KEPT, "--seeds", "2", "--out", str(out)]
+    with (disk / "ballast").open("wb") as ballast:  # some runs fit
+        ballast.write(bytes(os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize - 100_000))
+    assert main(command) == 1
+    assert re.search(rf"{out}/\S+: No space left on device", said(capsys))
+    assert not list(out.rglob(".*.tmp"))
+    done = read_results(out)["runs"]
+    assert 1 <= len(done) < 4
+    (disk / "ballast").unlink()
+    assert main(command) == 0
+    assert [run for run in read_results(out)["runs"] if run in done] == done  # none is made again
+
+
+@pytest.mark.parametrize("command", ["search", "compare"])
+def test_two_processes_in_one_folder(
+    command: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    source = {
+        "search": [str(data), "--resume"],
+        "compare": ["--data", str(data), "--kinds", "dense", "--seeds", "1000"],
+    }
+    arguments = [command, *source[command], *KEPT, "--out", str(out)]
+    endless = [*arguments, "--epochs", "100000"] if command == "search" else arguments
+    first = subprocess.Popen(
+        [sys.executable, "-u", "-m", "fastbin.cli", *endless], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert first.stdout is not None
+        while not re.match(r"epoch +2|.*dense", line := first.stdout.readline()):
+            assert line, first.communicate()[1]
+        assert main(endless) == 1
+        assert said(capsys) == f"fastbin: error: {out} is in use by another run"
+        assert first.stdout.readline()  # the first goes on
+    finally:
+        first.kill()
+        first.communicate()
+    with runs.locked(out):  # the lock has died with the process
+        pass
