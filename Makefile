@@ -1,6 +1,7 @@
 # make demo: find a weight-free network on real data and evaluate it.
 # make test: check style, types and behaviour.
-# Both make their own virtual environment in .venv on the first run. PYTHON names the interpreter to make it with.
+# make sanitize: all tests of the ops on builds under sanitizers; takes long.
+# All make their own virtual environment in .venv on the first run. PYTHON names the interpreter to make it with.
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +10,7 @@ CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h csrc/c
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(CXX_SOURCES)
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test style clean
+.PHONY: demo test style sanitize clean
 
 demo: $(VENV)/installed
 	rm -rf runs/demo
@@ -28,6 +29,9 @@ style: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES) $(wildcard tests/*.cpp tests/cuda_emulation/*.* tests/cuda_emulation/cuda/*.h)
+
+sanitize: $(VENV)/installed-dev
+	$(BIN)/python -m tests.sanitize
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

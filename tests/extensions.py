@@ -47,7 +47,7 @@ def environment(**changed: str) -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith("FASTBIN_")} | changed
 
 
-def run_kernel_tests(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_kernel_tests(env: dict[str, str], *arguments: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
     """The kernel tests in a process of their own, with few examples each."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--hypothesis-profile=quick", *arguments]
-    return subprocess.run(command, cwd=HERE.parent, env=env, capture_output=True, text=True, timeout=900)
+    return subprocess.run(command, cwd=HERE.parent, env=env, capture_output=True, text=True, timeout=timeout)

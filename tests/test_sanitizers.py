@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from extensions import HERE, build, environment, run_kernel_tests
+from extensions import HERE, run_kernel_tests
 
 from fastbin import _cpu
+from tests.sanitize import MissingError, ready
 
 # Reads past an edge show at odd sizes and in odd places. The time is 20 times that of a plain build, so what differs
-# above the kernels alone (float16 is made float32 there) and what only computes (sampling) is left to the other tests.
+# above the kernels alone (float16 is made float32 there) and what only computes (sampling) is left to the other tests
+# and to `make sanitize`, which runs them all.
 TESTS = [
     *(str(HERE / name) for name in ("test_ops.py", "test_updates.py")),
     "-k",
@@ -23,44 +23,22 @@ TESTS = [
 ]
 
 
-def runtime(compiler: str, name: str) -> str:
-    """A sanitizer's library, which has to be loaded before Python."""
-    found = subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True)
-    path = found.stdout.strip()
-    if not Path(path).is_absolute():  # g++ hands back the bare name of what it does not have
-        pytest.skip(f"{name} is missing: install g++'s sanitizer runtimes")
-    return path
-
-
-def built(request: pytest.FixtureRequest, sanitizers: str, *runtimes: str) -> dict[str, str]:
-    """What a process needs to run on a sanitized extension, which is kept in pytest's cache folder."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("g++ is missing: its sanitizers are what this test builds with")
-    preloaded = " ".join(runtime(compiler, name) for name in runtimes)
-    folder = request.config.cache.mkdir("sanitized-" + sanitizers.replace(",", "-"))
-    extension = build(folder, CMAKE_CXX_COMPILER=compiler, FASTBIN_SANITIZE=sanitizers)
-    return environment(FASTBIN_TEST_EXTENSION=str(extension), LD_PRELOAD=preloaded)
+def environment_of(name: str, request: pytest.FixtureRequest) -> dict[str, str]:
+    """What a process needs to run on a build, which is kept in pytest's cache folder."""
+    try:
+        return ready(name, request.config.cache.mkdir("sanitized-" + name))
+    except MissingError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
 def sanitized(request: pytest.FixtureRequest) -> dict[str, str]:
-    return {
-        **built(request, "address,undefined", "libasan.so", "libubsan.so"),
-        # Python never frees all. A short trace for each allocation: Python makes many.
-        "ASAN_OPTIONS": "detect_leaks=0:malloc_context_size=3:quarantine_size_mb=16",
-        "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
-    }
+    return environment_of("memory", request)
 
 
 @pytest.fixture(scope="module")
 def watched(request: pytest.FixtureRequest) -> dict[str, str]:
-    return {
-        **built(request, "thread", "libtsan.so"),
-        # Python's and torch's own locks are not all that TSan knows: what it finds in code that it has not compiled is left.
-        "TSAN_OPTIONS": "halt_on_error=1:ignore_noninstrumented_modules=1:report_signal_unsafe=0",
-        "FASTBIN_TEST_THREADS": "3",
-    }
+    return environment_of("threads", request)
 
 
 def test_the_sanitizers_see_an_overflow(sanitized: dict[str, str]) -> None:
