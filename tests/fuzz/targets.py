@@ -264,7 +264,8 @@ def _export(data: bytes, folder: Path) -> None:
     for i in range(2):
         tensors[f"layers.{i}.words"] = torch.full_like(tensors[f"layers.{i}.words"], choices.below(16))
     labels = [choices.bytes(12).decode("utf-8", "replace") for _ in range(3)]
-    metadata["labels"] = labels if len(set(labels)) == 3 else [choices.number(4) + i for i in range(3)]
+    first = choices.number(4)
+    metadata["labels"] = labels if len(set(labels)) == 3 else [first, first + 1, first + 2]
     config = {
         "activation": ("relu", "tanh", "gelu", "step"),
         "norm": ("layer", "none"),
