@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
 
 # Read when torch is imported. The suite's many small calls would spend most of their time in threads that spin for each
 # other on a machine whose cores are shared.
@@ -66,3 +67,14 @@ def _no_choice_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests choose their backends themselves."""
     monkeypatch.delenv("FASTBIN_BACKEND", raising=False)
     monkeypatch.delenv("FASTBIN_CUDA_IMPL", raising=False)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread for a module: its products are too small to share, and equal bits are promised for a number of threads."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -14,16 +14,9 @@ from fastbin.data import load_dataset
 from fastbin.nn import WeightFreeNet
 from fastbin.result import evaluate
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DENSITY = (0.4, 0.5, 0.6)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """These products are too small to share."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

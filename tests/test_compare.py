@@ -22,17 +22,10 @@ from fastbin.result import evaluate
 from fastbin.search import prepare
 from fastbin.spectra.files import find_evolutions
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CHOSEN = ("dense", "random", "pruned_10", "weight_agnostic")
 CONFIG = SearchConfig(hidden=(24,), epochs=3, batch_size=16, validation=0.2)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """These products are too small to share; and equal results are promised for a number of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

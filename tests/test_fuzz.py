@@ -3,20 +3,13 @@
 import random
 
 import pytest
-import torch
 
 from tests.fuzz.choices import Choices, edited
 from tests.fuzz.targets import TARGETS
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RUNS = {"export": 6, "resume": 15}  # slower than the others
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("name", TARGETS)

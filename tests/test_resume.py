@@ -10,21 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from fastbin import RunFolderError, SearchConfig, checkpoint, run_search, runs
 from tests.kills import RULES, assert_same_run, timeless
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = {"hidden": (12, 10), "epochs": 6, "batch_size": 16, "validation": 0.2}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """These products are too small to share; and the promise is one for a number of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def blobs(seed=0):

@@ -22,6 +22,8 @@ from fastbin.descent import Search, derived_seed
 from fastbin.result import EpochRecord, evaluate
 from fastbin.run import _better
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = {"hidden": (12, 10), "epochs": 2, "batch_size": 16, "validation": 0.2}
 ACTIVATE = {"relu": F.relu, "tanh": torch.tanh, "gelu": F.gelu}
 
@@ -35,15 +37,6 @@ def blobs(samples=60, features=8, classes=3, seed=0):
 
 def config(**values):
     return SearchConfig(**{**SMALL, **values})
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """These products are too small to share."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 # One step

@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
 from fastbin import RunFolderError, SearchConfig, load_result, run_search
 from fastbin.cli import main
@@ -15,6 +14,8 @@ from fastbin.sweep import Progress, best, read_best, sweep
 from fastbin.sweep.samplers import Sampler
 from fastbin.sweep.space import Choice, Halving, Span, read_space
 from fastbin.sweep.trials import read_outcome, run_trial, trial_folder
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 GRID = """
 data = "{data}"
@@ -28,14 +29,6 @@ validation = 0.2
 lr = [0.002, 0.05, 0.1]
 activation = ["gelu", "relu"]
 """
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -26,17 +26,10 @@ from fastbin.theory import (
     surrogate,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PROBLEMS = 100  # to find the optimum of; 89 came within 1 %
 FORMS = [((4, 3), "tanh"), ((4, 3), "relu"), ((4, 2, 2), "tanh"), ((3, 2, 3), "tanh"), ((6, 8, 4), "tanh")]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """These products are too small to share."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def problem(widths, seed=0, n=20):

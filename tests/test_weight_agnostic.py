@@ -14,14 +14,7 @@ from fastbin.baselines.nets import Size
 from fastbin.data import load_dataset, without_test
 from fastbin.result import evaluate
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """These products are too small to share."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def grown(seed, mutations, inputs=6, outputs=3, units=40):
