@@ -2,17 +2,21 @@
 
 import csv
 import dataclasses
+import io
 import json
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from fastbin import RunFolderError, SearchConfig, load_result, run_search
 from fastbin.cli import main
+from fastbin.report import percent
 from fastbin.spectra.files import find_networks
 from fastbin.sweep import Progress, best, read_best, sweep
 from fastbin.sweep.samplers import Sampler
 from fastbin.sweep.space import Choice, Halving, Span, read_space
+from fastbin.sweep.table import live
 from fastbin.sweep.trials import read_outcome, run_trial, trial_folder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -249,6 +253,15 @@ def test_what_no_sweep_can_be(message, tmp_path, capsys):
 def test_choices_of_lists_are_tuples(write):
     space = read_space(write('data = "digits"\ntrials = 1\n[space]\nhidden = [[3], [4, 5]]'))
     assert space.varied == {"hidden": Choice(((3,), (4, 5)))}
+
+
+def test_a_terminal_shows_a_table_that_changes(write, tmp_path):
+    shown = io.StringIO()
+    with live(Console(file=shown, force_terminal=True, width=100), 6) as tell:
+        outcomes = sweep(write(GRID), tmp_path / "out", tell=tell)
+    text = shown.getvalue()
+    assert "0 of 6 trials" in text and "6 of 6 trials: 6 done" in text and "running" in text
+    assert percent(outcomes[5].test_accuracy) in text
 
 
 def test_the_command(write, tmp_path, capsys):

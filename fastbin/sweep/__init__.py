@@ -120,7 +120,7 @@ def sweep(
 
             run_on(cluster, asked, sampler, out, data_dir, tell)
         outcomes = [read_outcome(trial_folder(out, number)) for number in range(asked.trials)]
-        return _write(out, [outcome for outcome in outcomes if outcome is not None])
+        return write_outcomes(out, [outcome for outcome in outcomes if outcome is not None])
 
 
 def _run_here(space: Space, sampler: Sampler, out: Path, data_dir: Path | None, tell: Tell) -> None:
@@ -129,7 +129,7 @@ def _run_here(space: Space, sampler: Sampler, out: Path, data_dir: Path | None, 
         outcome = read_outcome(trial_folder(out, number)) or _run_one(space, sampler, out, number, data_dir, tell)
         sampler.learn(outcome)
         ended.append(outcome)
-        _write(out, ended)
+        write_outcomes(out, ended)
         tell(Progress(number, outcome.values, outcome=outcome))
 
 
@@ -156,7 +156,7 @@ def _run_one(space: Space, sampler: Sampler, out: Path, number: int, data_dir: P
     return run_trial(folder, data_dir, on_epoch)
 
 
-def _write(out: Path, outcomes: list[Outcome]) -> list[Outcome]:
+def write_outcomes(out: Path, outcomes: list[Outcome]) -> list[Outcome]:
     """Write the trials that have ended, whole or not at all."""
     outcomes = sorted(outcomes, key=lambda outcome: outcome.number)
     rows = [dataclasses.asdict(outcome) for outcome in outcomes]

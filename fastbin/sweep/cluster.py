@@ -14,6 +14,8 @@ from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
 os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # paths mean in a trial what they mean here
+os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # whose silence is not silent
+os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends a sweep here as it does elsewhere
 
 try:
     import ray
@@ -27,7 +29,7 @@ except ModuleNotFoundError as error:
 
 from fastbin.result import EpochRecord
 from fastbin.runs import CHECKPOINT
-from fastbin.sweep import Cluster, Progress, Tell
+from fastbin.sweep import Cluster, Progress, Tell, write_outcomes
 from fastbin.sweep.samplers import Sampler
 from fastbin.sweep.space import Space
 from fastbin.sweep.trials import Outcome, fail, prepare, read_outcome, run_trial, stop, trial_folder
@@ -102,7 +104,8 @@ class _Trials(Searcher):  # type: ignore[misc]
     def __init__(self, space: Space, sampler: Sampler, out: Path, tell: Tell) -> None:
         super().__init__(metric="accuracy", mode="max")
         self._space, self._sampler, self._out, self._tell = space, sampler, out, tell
-        self.todo = []
+        self.todo: list[int] = []
+        self._ended: list[Outcome] = []
         for number in range(space.trials):
             outcome = read_outcome(trial_folder(out, number))
             if outcome is None:
@@ -141,6 +144,8 @@ class _Trials(Searcher):  # type: ignore[misc]
 
     def _end(self, outcome: Outcome) -> None:
         self._sampler.learn(outcome)
+        self._ended.append(outcome)
+        write_outcomes(self._out, self._ended)
         self._tell(Progress(outcome.number, outcome.values, outcome=outcome))
 
     def save(self, checkpoint_path: str) -> None:

@@ -70,7 +70,7 @@ def live(console: Console, trials: int) -> Iterator[Tell]:
 
         yield line
         return
-    with Live(board.table(), console=console, refresh_per_second=4) as shown:
+    with Live(board.table(), console=console, refresh_per_second=4, transient=True) as shown:
 
         def change(progress: Progress) -> None:
             board.last[progress.number] = progress
