@@ -1,4 +1,4 @@
-"""Run the benchmarks: ``python -m bench ops|update|step|scale|cost|spectra|gpu|tune``."""
+"""Run the benchmarks: ``python -m bench ops|update|step|scale|population|cost|spectra|gpu|tune``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.console import Console
 
 from bench import cost as costs
 from bench import machine
+from bench import population as populations
 from bench import scale as scaling
 from bench import spectra as graphs
 from bench.cases import TABLES
@@ -178,6 +179,24 @@ def spectra(*, quick: bool = False, csv: Path | None = None, calls: int = 3) -> 
         write_csv(csv, [row.record() for row in rows])
 
 
+def population(*, members: int = 64) -> None:
+    """A population of searches on digits, 64-128-128-10, against the same searches one after the other.
+
+    Args:
+        members: of the population.
+    """
+    timed = populations.measure(members)
+    if not timed.equal:
+        sys.exit("no speed: a member differs from the search with its seed")
+    facts = {**environment(), "threads": torch.get_num_threads()}
+    print_table(
+        f"population: {', '.join(f'{key} {value}' for key, value in facts.items())}",
+        ("members", "together s", "one after the other s", "ratio"),
+        [(str(members), " ".join(f"{s:.1f}" for s in timed.together), f"{timed.apart:.1f}", f"{timed.ratio:.2f}")],
+        "From the data set to the results. The ratio is that of the median; all members equal the single searches.",
+    )
+
+
 def gpu(*, csv: Path | None = None, write_choices: bool = False) -> None:
     """Every kernel on the GPU at hand: checked, then run under compute-sanitizer, then timed.
 
@@ -198,7 +217,8 @@ def tune(*, seconds: float = 240.0) -> None:
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    "ops": ops, "update": update, "step": step, "scale": scale, "cost": cost, "spectra": spectra, "gpu": gpu, "tune": tune
+    "ops": ops, "update": update, "step": step, "scale": scale, "population": population, "cost": cost,
+    "spectra": spectra, "gpu": gpu, "tune": tune,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from bench import __main__ as commands
-from bench import cases, machine, peers, products, scale, spectra
+from bench import cases, machine, peers, population, products, scale, spectra
 from bench.case import OURS, Case
 from bench.products import Product
 from bench.run import Row, run_case
 from bench.steps import Step
 from bench.timing import Effort, measure
 from bench.updates import Update
-from fastbin import backends, ops
+from fastbin import SearchConfig, backends, ops
 from fastbin.rules import SGD, Adam, Bop
 
 TINY = Effort(seconds=0.0, calls=2, cap=0.0, few=2)
@@ -318,3 +318,8 @@ def test_spectra() -> None:
     rows = spectra._large((96, 64))
     assert [row.what.split()[0] for row in rows] == ["quadrature", "two", "components"]
     assert all(row.peak is not None and row.seconds > 0 and row.record()["table"] == "spectra" for row in rows)
+
+
+def test_a_population_is_timed_beside_equal_searches():
+    timed = population.measure(3, SearchConfig(hidden=(8,), epochs=1))
+    assert timed.equal and len(timed.together) == 3 and timed.ratio > 0
