@@ -53,8 +53,8 @@ class Step(Case):
         search = Search(config, list(self.widths))
         rule = config.rule_at(0.0)
         scores = [s.clone() for s in search.scores if s is not None]
-        # At the size of the tests no unit of `step` is within 0.002 of 0. Whole numbers can have one among them as their mean,
-        # whose side of 0 is then up to rounding, and of a few samples it moves the loss by more than is allowed.
+        # At the size of the tests no unit of `step` is within 0.002 of 0. One of several whole numbers can be their mean: its
+        # side of 0 is then up to rounding, and among few samples it moves the loss by more than is allowed.
         drawn = generator(2)
         x = torch.randn(self.batch, self.inputs, generator=drawn)
         y = torch.randint(self.outputs, (self.batch,), generator=drawn)
