@@ -53,7 +53,7 @@ class Step(Case):
         search = Search(config, list(self.widths))
         rule = config.rule_at(0.0)
         scores = [s.clone() for s in search.scores if s is not None]
-        # At the size of the tests no unit of `step` is within 0.002 of 0. One of several whole numbers can be their mean: its
+        # At the size of the tests no unit of `step` is within 0.002 of 0. A whole number can be the mean of several: its
         # side of 0 is then up to rounding, and among few samples it moves the loss by more than is allowed.
         drawn = generator(2)
         x = torch.randn(self.batch, self.inputs, generator=drawn)
