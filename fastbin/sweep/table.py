@@ -74,7 +74,7 @@ def live(console: Console, trials: int) -> Iterator[Tell]:
 
         def change(progress: Progress) -> None:
             board.last[progress.number] = progress
-            shown.update(board.table())
+            shown.update(board.table(), refresh=progress.record is None)  # at once where a trial begins or ends
 
         yield change
 
