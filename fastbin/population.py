@@ -7,6 +7,7 @@ included, is what `fastbin.run.Run` keeps of any search.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ from fastbin.descent import descend
 from fastbin.encodings import encode
 from fastbin.nn import Perceptron
 from fastbin.result import EVALUATION_BATCH, EpochRecord, SearchResult, make_net
-from fastbin.rules import Rule, ScoreRule, UpdateState
+from fastbin.rules import ScoreRule, UpdateState
 from fastbin.run import Run
 from fastbin.runs import POPULATION, RunFolderError, member_folder
 from fastbin.steps import Steps
@@ -194,10 +195,9 @@ class Population:
         self._kinds = [dataclasses.replace(s.config, seed=0) for s in searches]
         config, samples = first.config, training.y.shape[1]
         batch = min(config.batch_size, samples)
-        self._steps = Steps(self._step, len(self._states), training, batch, search.capturable(config))
-
-    def _step(self, x: Tensor, y: Tensor, rule: Rule, hyper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return descend(self.net, self._weights, self._scores, self._states, x, y, rule, hyper)
+        # Not a method: what refers to itself keeps its memory until Python looks for such cycles.
+        step = functools.partial(descend, self.net, self._weights, self._scores, self._states)
+        self._steps = Steps(step, len(self._states), training, batch, search.capturable(config))
 
     def _found(self) -> list[BitMatrix]:
         return [
@@ -276,6 +276,8 @@ def run_population(
             own.mkdir(exist_ok=True)
             parts = search.prepare(dataset, config)[:2]
             runs[p].keep_in(own, search.fingerprint(*parts, dataset.labels), resume)
+            if runs[p].over:
+                runs[p].release()
     standardizers = [standardizer for _, _, standardizer in splits]
     training, validation = (
         _samples([d.x_train for d in datasets], [d.y_train for d in datasets], at, standardizers, configs)
@@ -289,6 +291,9 @@ def run_population(
         reached = [p for p in running if len(runs[p].history) >= stop]
         reached.sort(key=lambda p: runs[p].history[stop - 1].standing, reverse=True)
         running = sorted(reached[: (len(reached) + 1) // 2])
+        for p in set(reached).difference(running):
+            if not runs[p].over:
+                runs[p].release()
     best = [run.best for run in runs]
     if len(datasets[0].y_test) == 0:
         return best
@@ -322,6 +327,9 @@ def _advance(
         records = population.epoch()
         if on_epoch is not None:
             on_epoch(dict(zip(together, records, strict=True)))
+        for p in together:
+            if runs[p].over:  # a view of its member would keep the memory of all
+                runs[p].release()
 
 
 def _samples(

@@ -77,6 +77,10 @@ class Run:
             checkpoint.save(self._folder / CHECKPOINT, {**tensors, **state}, metadata)
             append_metrics(self._folder, record)
 
+    def release(self) -> None:
+        """Leave the memory of the search's state, once no epoch is to follow; `best` stays."""
+        del self.search
+
     def _restore(self, path: Path) -> None:
         reader = checkpoint.Reader(path)
         best = read_result(reader)

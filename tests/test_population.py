@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 import fastbin.population
 import fastbin.result
@@ -284,3 +285,28 @@ def test_the_command(tmp_path, capsys):
 def test_the_command_refuses(flags, message, tmp_path, capsys):
     assert main(["search", "digits", "--out", str(tmp_path / "run"), *flags]) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("leaving", ["halving", "patience"])
+def test_members_that_leave_leave_their_memory(leaving, monkeypatch):
+    storages = []
+
+    class Watched(fastbin.population.Population):
+        def __init__(self, *args):
+            super().__init__(*args)
+            storages.append(StorageWeakRef(self._scores[0].untyped_storage()))
+
+    monkeypatch.setattr(fastbin.population, "Population", Watched)
+    seen = []
+
+    def on_epoch(records):
+        if len(storages) > len(seen):
+            seen.append([storage.expired() for storage in storages])
+
+    config = SearchConfig(**{**SMALL, "epochs": 9})
+    if leaving == "halving":
+        run_search(blobs(), config, population=8, halving=[1, 2, 4], on_epoch=on_epoch)
+    else:
+        members = [dataclasses.replace(config, lr=1e-9, patience=p) for p in (1, 2, 3, 4)]
+        run_search(blobs(), population=members, on_epoch=on_epoch)
+    assert seen == [[True] * before + [False] for before in range(4)]
