@@ -328,3 +328,18 @@ def test_floats_are_the_same_from_run_to_run(target: Target, population: int | N
             for op, args in (("bit_linear", (x, words)), ("bit_linear_t", (g, words, 2049))):
                 first = run(target, op, *args)
                 assert all(torch.equal(first, run(target, op, *args)) for _ in range(3)), (op, n)
+
+
+@pytest.mark.parametrize("target", [target for target in TARGETS if target.device == "cpu"], ids=str)
+@pytest.mark.parametrize("outputs", [10, 130, 300, 1100])  # of which blocks, and what is left over, are made
+def test_floats_of_a_member_are_its_own(target: Target, outputs: int) -> None:
+    """On a CPU neither the population nor the number of threads changes a bit."""
+    for batch in (1, 2, 3, 8, 13, 33):
+        x = values((3, batch, 100), torch.float32, batch)
+        for op, w in (("bit_linear", matrix((3, outputs, 100), 20)), ("bit_linear_t", matrix((3, 100, outputs), 21))):
+            sizes = (outputs,) if op == "bit_linear_t" else ()
+            with cases.threads(1):
+                alone = torch.stack([run(target, op, x[p], w.words[p], *sizes) for p in range(3)])
+            for n in (1, 2, 3):
+                with cases.threads(n):
+                    assert_same(run(target, op, x, w.words, *sizes), alone, (op, batch, n))

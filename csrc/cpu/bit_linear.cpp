@@ -57,10 +57,11 @@ struct Product {
     });
   }
 
-  // Outputs to a block: at most `most`, and few enough for `pieces` blocks unless that is below `least`. A multiple of
-  // 64, so that blocks of columns begin at whole words.
+  // Outputs to a block: at most `most`, and few enough for `pieces` blocks unless that is below `least`; all blocks
+  // alike. A multiple of 64, so that blocks of columns begin at whole words.
   int64_t block_size(int64_t least, int64_t most, int64_t pieces) const {
-    return ceil_div(std::clamp(ceil_div(outputs(), pieces), least, most), 64) * 64;
+    const int64_t blocks = ceil_div(outputs(), std::clamp(ceil_div(outputs(), pieces), least, most));
+    return ceil_div(ceil_div(outputs(), blocks), 64) * 64;
   }
 
   // Few samples: straight from the matrix, outputs cut among the threads. Blocks of 2048 keep the lines of words that a

@@ -166,42 +166,58 @@ FASTBIN_INLINE Lanes<A, L> look_up(const A* tables, Code code, int t) {
   return Lanes<A, L>::load(reinterpret_cast<const A*>(table + offset * kScale));
 }
 
-// One group into the accumulators of all outputs; `kFirst` starts them. The sum of a group is formed apart, in two
-// chains: it hangs on nothing of the output before, and rounds less.
-template <int K, bool kFirst, typename A, int L>
-static void accumulate(const A* tables, const Code* codes, int64_t outputs, A* acc) {
+// The next kCount of a group's tables into the accumulators of all outputs; `kFirst` starts them. The sum of these is
+// formed apart, in two chains: it hangs on nothing of the output before, and rounds less.
+template <int K, int kCount, bool kFirst, typename A, int L>
+static void accumulate(const A* tables, const Code* codes, int first_table, int64_t outputs, A* acc) {
+  static_assert(kCount >= 2, "a table for each chain");
 #pragma GCC unroll 2
   for (int64_t r = 0; r < outputs; ++r) {
-    const Code code = codes[r];
+    const Code code = kCount * K == kGroupInputs ? codes[r] : rotate_right(codes[r], first_table * K);
     Lanes<A, L> sum[2] = {look_up<K, A, L>(tables, code, 0), look_up<K, A, L>(tables, code, 1)};
 #pragma GCC unroll 20
-    for (int t = 2; t < kGroupInputs / K; ++t) sum[t % 2] = sum[t % 2] + look_up<K, A, L>(tables, code, t);
+    for (int t = 2; t < kCount; ++t) sum[t % 2] = sum[t % 2] + look_up<K, A, L>(tables, code, t);
     sum[0] = sum[0] + sum[1];
     if (!kFirst) sum[0] = sum[0] + Lanes<A, L>::load(acc + r * L);
     sum[0].store(acc + r * L);
   }
 }
 
-template <int K, typename A, int L>
-static void add_group(const A* x, A* tables, const Code* codes, int64_t outputs, bool first, A* acc) {
-  for (int t = 0; t < kGroupInputs / K; ++t) build_table<K, A, L>(x + t * K * L, tables + (t << K) * L);
+template <int K, int kCount, typename A, int L>
+static void add_tables(const A* x, A* tables, const Code* codes, int first_table, int64_t outputs, bool first, A* acc) {
+  for (int t = 0; t < kCount; ++t) build_table<K, A, L>(x + (first_table + t) * K * L, tables + (t << K) * L);
   if (first) {
-    accumulate<K, true, A, L>(tables, codes, outputs, acc);
+    accumulate<K, kCount, true, A, L>(tables, codes, first_table, outputs, acc);
   } else {
-    accumulate<K, false, A, L>(tables, codes, outputs, acc);
+    accumulate<K, kCount, false, A, L>(tables, codes, first_table, outputs, acc);
+  }
+}
+
+// A group of `columns` inputs. One that has inputs for half its tables at most, as the last one may, takes two tables
+// at a time: each time costs the accumulators' way once more, and a full group would look up what is 0.
+template <int K, typename A, int L>
+static void add_group(const A* x, int64_t columns, A* tables, const Code* codes, int64_t outputs, bool first, A* acc) {
+  constexpr int kAll = kGroupInputs / K;
+  if (columns * 2 > kGroupInputs) {
+    add_tables<K, kAll, A, L>(x, tables, codes, 0, outputs, first, acc);
+    return;
+  }
+  for (int t = 0; t * K < columns; t += 2) {
+    add_tables<K, 2, A, L>(x, tables, codes, t, outputs, first && t == 0, acc);
   }
 }
 
 // Wide tables save loads per output and cost entries: for 30 inputs 5 * 64, 6 * 32 and 10 * 8 entries against 5, 6 and
-// 10 look-ups.
+// 10 look-ups. It goes by all outputs of the product, so that no sum depends on how they are cut into blocks.
 template <typename A, int L>
-static void add_group(const A* x, A* tables, const Code* codes, int64_t outputs, bool first, A* acc) {
-  if (outputs >= 192) {
-    add_group<6, A, L>(x, tables, codes, outputs, first, acc);
-  } else if (outputs >= 40) {
-    add_group<5, A, L>(x, tables, codes, outputs, first, acc);
+static void add_group(const A* x, int64_t columns, A* tables, const Code* codes, int64_t all_outputs, int64_t outputs,
+                      bool first, A* acc) {
+  if (all_outputs >= 192) {
+    add_group<6, A, L>(x, columns, tables, codes, outputs, first, acc);
+  } else if (all_outputs >= 40) {
+    add_group<5, A, L>(x, columns, tables, codes, outputs, first, acc);
   } else {
-    add_group<3, A, L>(x, tables, codes, outputs, first, acc);
+    add_group<3, A, L>(x, columns, tables, codes, outputs, first, acc);
   }
 }
 
@@ -214,7 +230,8 @@ static void block(const float* x, int64_t samples, int64_t inputs, const Code* c
   if (inputs == 0) std::memset(acc, 0, static_cast<size_t>(outputs) * L * sizeof(float));
   for (int64_t g = 0; g * kGroupInputs < inputs; ++g) {
     load_group<L>(x, samples, inputs, g * kGroupInputs, values);
-    add_group<float, L>(values, tables, codes + g * code_stride, outputs, g == 0, acc);
+    add_group<float, L>(values, inputs - g * kGroupInputs, tables, codes + g * code_stride, code_stride, outputs,
+                        g == 0, acc);
   }
   store_transposed<L>(reinterpret_cast<const uint32_t*>(acc), outputs, samples, reinterpret_cast<uint32_t*>(y),
                       y_stride);
@@ -240,7 +257,8 @@ static void block(const int8_t* x, int64_t samples, int64_t inputs, const Code* 
   if (groups == 0) std::memset(wide, 0, static_cast<size_t>(outputs) * L * sizeof(int32_t));
   for (int64_t g = 0; g < groups; ++g) {
     load_group<L>(x, samples, inputs, g * kGroupInputs, values);
-    add_group<int16_t, L>(values, tables, codes + g * code_stride, outputs, g % kGroupsPerSpill == 0, acc);
+    add_group<int16_t, L>(values, inputs - g * kGroupInputs, tables, codes + g * code_stride, code_stride, outputs,
+                          g % kGroupsPerSpill == 0, acc);
     if (g % kGroupsPerSpill == kGroupsPerSpill - 1 || g == groups - 1) {
       spill(acc, outputs * L, g < kGroupsPerSpill, wide);
     }
