@@ -18,7 +18,7 @@ demo: $(VENV)/installed
 	$(BIN)/fastbin eval runs/demo/network.safetensors digits
 
 test: style build/triton-3.6/triton
-	FASTBIN_TEST_TRITON=build/triton-3.6 $(BIN)/python -m pytest
+	FASTBIN_TEST_TRITON=build/triton-3.6 $(BIN)/python -m pytest -n auto --dist loadfile
 
 # The oldest Triton that fastbin runs with, for the tests that compile with it beside the installed one.
 build/triton-3.6/triton: | $(BIN)/python

@@ -68,12 +68,13 @@ def test_the_sanitizer_sees_a_race(watched: dict[str, str]) -> None:
     program = """
 import threading, numpy, torch, conftest
 from fastbin import _cpu
-x, words = numpy.ones((64, 40), numpy.float32), numpy.zeros((64, 2), numpy.int32)
+# Long enough that a call of one thread meets one of the other, which has waited for the GIL, on a busy machine too.
+x, words = numpy.ones((4096, 320), numpy.float32), numpy.zeros((4096, 10), numpy.int32)
 start = threading.Barrier(2)
 def pack():
     start.wait()
     for _ in range(100):
-        _cpu.pack_threshold_f32(x.ctypes.data, 0.5, words.ctypes.data, 64, 40, 1)
+        _cpu.pack_threshold_f32(x.ctypes.data, 0.5, words.ctypes.data, 4096, 320, 1)
 threads = [threading.Thread(target=pack) for _ in range(2)]
 for t in threads: t.start()
 for t in threads: t.join()
