@@ -51,7 +51,7 @@ def _rows_of(name: str, t: Tensor, features: int, population: int | None) -> Ten
         raise ValueError(f"{name} must have shape {expected} to fit the bits, got {list(t.shape)}")
     if t.dim() == lead + 1:
         return t
-    return t.reshape(-1, features) if population is None else t.reshape(population, -1, features)
+    return t.reshape(*t.shape[: lead - 1], t.shape[lead - 1 : -1].numel(), features)
 
 
 def _outputs_of(op: library.Op, x: Tensor, w: BitMatrix, *words: Tensor) -> Tensor:

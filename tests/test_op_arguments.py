@@ -31,6 +31,15 @@ def test_any_number_of_leading_axes(lead: tuple[int, ...], dtype: torch.dtype) -
     assert_product(ops.bit_linear_t(g, W), g, dense)
 
 
+@pytest.mark.parametrize("lead", [(), (4,), (2, 4), (0, 4)])
+def test_no_features_under_any_number_of_axes(lead: tuple[int, ...]) -> None:
+    for population in (None, 3):
+        members = () if population is None else (population,)
+        x = torch.zeros((*members, *lead, 0))
+        assert torch.equal(ops.bit_linear(x, BitMatrix.zeros(*members, 5, 0)), torch.zeros((*members, *lead, 5)))
+        assert torch.equal(ops.bit_linear_t(x, BitMatrix.zeros(*members, 0, 5)), torch.zeros((*members, *lead, 5)))
+
+
 @pytest.mark.parametrize("lead", [(), (4,), (2, 4)])
 def test_a_population_leads(lead: tuple[int, ...]) -> None:
     x, g = (values((3, *lead, n), torch.float32, n) for n in (40, 5))
