@@ -232,6 +232,22 @@ def test_bit_linear_vector_of_mixed_magnitudes(driver: Driver, batch: int) -> No
     assert_product(vector(driver, x, w), x, w.double().mT)
 
 
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("batch", [1, 3, 16])
+@pytest.mark.parametrize("dtype", SCALARS[1:3], ids=str)
+def test_bit_linear_vector_of_sums_that_cancel(
+    driver: Driver, dtype: torch.dtype, batch: int, capability: int
+) -> None:
+    """Sums are 0, so that no rounding of the result hides what the tensor cores cut off (tensor_core.h).
+
+    Each output takes the inputs of one place in a word's halves.
+    """
+    half = values((1, batch, 16, 16), dtype, 15)
+    x = torch.cat((half, -half), 2)[:, :, torch.randperm(32, generator=generator(16))].flatten(2)
+    w = torch.eye(16, dtype=torch.bool).repeat(1, 1, 32)
+    assert_product(vector(driver, x, w, 0, capability), x, w.double().mT)
+
+
 def test_bit_linear_vector_takes_no_float32(driver: Driver) -> None:
     told = run(driver.program, 90, "bit_linear", "vector", 0, 1, 1, 2, 3, 0, 132, *["/dev/null"] * 3, status=2)
     assert told == "bit_linear_vector: float32 is not taken\n"

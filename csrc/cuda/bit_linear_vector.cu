@@ -44,11 +44,11 @@ __device__ __forceinline__ void multiply(Sum (&sums)[2][kTiles][4], const uint4 
   std::conditional_t<kWay == Way::kHalf, float, int32_t> counts[2][kTiles][4] = {};
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    uint32_t word[4], shifted[4];
-#pragma unroll
-    for (int r = 0; r < 4; ++r) word[r] = word_of(w[r], i), shifted[r] = word[r] >> 6;
 #pragma unroll
     for (int h = 0; h < kMasks / 4; ++h) {
+      uint32_t word[4];
+#pragma unroll
+      for (int r = 0; r < 4; ++r) word[r] = kWay == Way::kHalf ? exponent_bits(word_of(w[r], i), h) : word_of(w[r], i);
       uint4 b[kTiles];
 #pragma unroll
       for (int n = 0; n < kTiles; ++n) b[n] = right[(i * (kMasks / 4) + h) * (4 * kColumns) + 32 * n];
@@ -57,18 +57,14 @@ __device__ __forceinline__ void multiply(Sum (&sums)[2][kTiles][4], const uint4 
         uint32_t a[4];
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          const int bit = 4 * h + m / 2 * 2 + e / 2, r = m % 2 * 2 + e % 2;
-          if constexpr (kWay == Way::kHalf) {
-            a[e] = bit < 10 ? word[r] & 0x00010001u << bit : shifted[r] & 0x00010001u << (bit - 6);
-          } else {
-            a[e] = word[r] & 0x01010101u << bit;
-          }
+          const int bit = m / 2 * 2 + e / 2, r = m % 2 * 2 + e % 2;
+          a[e] = word[r] & (kWay == Way::kHalf ? 0x04000400u << bit : 0x01010101u << (4 * h + bit));
         }
 #pragma unroll
         for (int n = 0; n < kTiles; ++n) {
           const uint32_t b0 = word_of(b[n], m / 2 * 2), b1 = word_of(b[n], m / 2 * 2 + 1);
           if constexpr (kWay == Way::kHalf) {
-            half_mma(counts[m % 2][n], a, b0, b1);
+            multiply_add<true>(counts[m % 2][n], a, b0, b1);
           } else {
             byte_mma(counts[m % 2][n], a, b0, b1);
           }
@@ -80,7 +76,7 @@ __device__ __forceinline__ void multiply(Sum (&sums)[2][kTiles][4], const uint4 
   float weight[2];  // of this lane's columns
 #pragma unroll
   for (int e = 0; e < 2; ++e) {
-    weight[e] = kWay == Way::kBytes ? power(8 * ((2 * q + e) % kPerSample) - 7) : 512.0f;
+    weight[e] = kWay == Way::kBytes ? power(8 * ((2 * q + e) % kPerSample) - 7) : 0.5f;
   }
 #pragma unroll
   for (int n = 0; n < kTiles; ++n) {

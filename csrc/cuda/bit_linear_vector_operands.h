@@ -1,19 +1,20 @@
 // What bit_linear_vector multiplies: bits masked out of words, and values of x that carry the inverse powers of two.
 //
 // mma.sync wants 16 x 16 float16 or 16 x 32 bytes of w, two or four to a register. A mask keeps of each half (byte) of
-// a word one bit, the same one, which is a number then: bit p of a half is 2^(p - 24) in float16, a denormal up to p =
-// 9 (those from 10 on are shifted down by 6 first), bit p of a byte is 2^p. So a register of the left operand costs one
-// operation, and x carries the inverse power: every input has its own place in a word, which inputs meet in a product
-// does not matter, and the powers cancel. Where a lane's words are those of one row, x is dealt out likewise.
+// a word one bit, the same one, which is a number then, and x carries the inverse power of two: every input has its own
+// place in a word, which inputs meet in a product does not matter, and the powers cancel. So a register of the left
+// operand costs one operation. Where a lane's words are those of one row, x is dealt out likewise.
 //
-//   Way::kBytes   x is an integer of 24 bits (16-bit floats) or 8 in units of its chunk's scale; times 2^(7 - p) it is
-//                 cut into 4 or 2 signed bytes, columns of the right operand. Products of 32 inputs at a time, exact.
-//                 For as few samples as the columns allow, and for int8.
-//   Way::kHalf    x is float16 in units of its chunk's scale. Twice the masks and products of kBytes, a quarter of its
-//                 columns.
+//   Way::kBytes   Bit p of a byte is 2^p. x is an integer of 24 bits (16-bit floats) or 8 in units of its chunk's
+//                 scale; times 2^(7 - p) it is cut into 4 or 2 signed bytes, columns of the right operand. Products of
+//                 32 inputs at a time, exact. For as few samples as the columns allow, and for int8.
+//   Way::kHalf    A shift for each four bits of a half puts them on bits 10 .. 13 of its exponent, which are 2^-14,
+//                 2^-13, 2^-11 and 2^-7. x is float16 in units of its chunk's scale. Twice the masks and products of
+//                 kBytes, a quarter of its columns. (Lower bits need no shift, but are denormals, and the tensor cores
+//                 add a denormal's product with the bits that are left when it is taken to be as large as 2^-14.)
 //
 // A chunk of 512 inputs has its own scale, 2^e <= its largest value < 2^(e + 1). An input of 16 bits is off by at most
-// 2^-23 (kBytes) or 2^-31 (kHalf) of its chunk's largest. Chunks are added in float32 in a fixed order. Infinities and
+// 2^-23 (kBytes) or 2^-33 (kHalf) of its chunk's largest. Chunks are added in float32 in a fixed order. Infinities and
 // NaN make every output of their sample NaN. int8 is exact.
 #pragma once
 
@@ -32,6 +33,13 @@ __host__ __device__ constexpr int columns_of(int bytes, Way way) { return way ==
 
 // 16-byte pieces of the right operand of a chunk: a column's for a lane are its 4 words' registers.
 __host__ __device__ constexpr int pieces_of(Way way, int columns) { return 4 * (way == Way::kHalf ? 16 : 8) * columns; }
+
+// Bits 4 h .. 4 h + 3 of both halves of a word in the place of a float16's exponent, from bit 10 on; one of them alone
+// is 2^exponent_of_bit.
+__device__ __forceinline__ uint32_t exponent_bits(uint32_t word, int h) {
+  return h < 3 ? word << (10 - 4 * h) : word >> 2;
+}
+__host__ __device__ constexpr int exponent_of_bit(int bit) { return (1 << bit) - 15; }
 
 // 2^exponent, from 2^-126 on.
 __device__ __forceinline__ float power(int exponent) {
@@ -97,8 +105,7 @@ __device__ __forceinline__ void put(uint4* to, float* unit_to, const uint32_t (&
       uint32_t words[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int bit = 4 * (g % 4) + i;
-        const float scale = power(15 - exponent - (bit < 10 ? bit : bit - 6));
+        const float scale = power(1 - exponent - exponent_of_bit(i));
         words[i] = half_of_float(v[8 * eight + i] * scale) |
                    static_cast<uint32_t>(half_of_float(v[8 * eight + 4 + i] * scale)) << 16;
       }

@@ -124,19 +124,8 @@ __device__ __forceinline__ void and_popcount_mma(int32_t (&d)[4], const uint32_t
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// d += a b over 16 values of k, float16, two to a word, for 16 rows of a and 8 columns of b. With g = lane / 4 and q =
-// lane % 4: a[0] row g, k 2 q, 2 q + 1; a[1] row g + 8, the same k; a[2], a[3] the same rows, k 2 q + 8, 2 q + 9;
-// b0 column g, k 2 q, 2 q + 1; b1 k 2 q + 8, 2 q + 9; d as and_popcount_mma has it.
-__device__ __forceinline__ void half_mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-// The same over 32 values of k, unsigned bytes of a and signed ones of b, four to a word: k 4 q .. 4 q + 3 in a[0],
-// a[1] and b0, 4 q + 16 .. 4 q + 19 in a[2], a[3] and b1.
+// d += a b over 32 values of k, unsigned bytes of a and signed ones of b, four to a word: k 4 q .. 4 q + 3 in a[0],
+// a[1] and b0, 4 q + 16 .. 4 q + 19 in a[2], a[3] and b1; rows, columns and d as and_popcount_mma has them.
 __device__ __forceinline__ void byte_mma(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm volatile(
       "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "

@@ -6,6 +6,8 @@
 
 #include <array>
 
+#include "tensor_core.h"
+
 namespace fastbin::cuda {
 
 inline uint32_t* dynamic_shared() {
@@ -99,43 +101,53 @@ inline void and_popcount_mma(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b
   for (int i = 0; i < 4; ++i) d[i] += sums[static_cast<std::size_t>(i)];
 }
 
-// Sums, in float64, of products of kPerWord numbers a word, of 16 rows of a and 8 columns of b; `number` is element i
-// of a word, of a or of b.
-template <int kPerWord, typename Number>
-std::array<double, 4> products_of(const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Number number) {
+inline float float_of_half(uint16_t bits) { return _cvtsh_ss(bits); }
+
+template <bool kHalf>
+emulation::Factor factor_of(uint16_t bits) {
+  return kHalf ? emulation::factor_of_float16(float_of_half(bits))
+               : emulation::factor_of_bfloat16(__uint_as_float(uint32_t{bits} << 16));
+}
+
+template <bool kHalf>
+void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  const uint32_t words[6] = {a[0], a[1], a[2], a[3], b0, b1};
+  const unsigned g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
+  const auto sums = emulation::with_warp(words, 6, [&](auto& slots) {
+    std::array<float, 4> result;
+    for (unsigned i = 0; i < 4; ++i) {
+      const unsigned column = 2 * q + i % 2, lower_row = i / 2;  // the element's column, and whether its row is g + 8
+      std::array<emulation::Factor, 16> left, right;
+      for (unsigned k = 0; k < 16; ++k) {
+        const auto &row = slots[4 * g + k % 8 / 2], &other = slots[4 * column + k % 8 / 2];
+        left[k] = factor_of<kHalf>(static_cast<uint16_t>(row[lower_row + k / 8 * 2] >> k % 2 * 16));
+        right[k] = factor_of<kHalf>(static_cast<uint16_t>(other[4 + k / 8] >> k % 2 * 16));
+      }
+      result[i] = emulation::add_products(d[i], left, right);
+    }
+    return result;
+  });
+  for (unsigned i = 0; i < 4; ++i) d[i] = sums[i];
+}
+
+inline void byte_mma(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   const uint32_t words[6] = {a[0], a[1], a[2], a[3], b0, b1};
   const unsigned group = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
-  return emulation::with_warp(words, 6, [&](auto& slots) {
-    std::array<double, 4> result{};
+  const auto sums = emulation::with_warp(words, 6, [&](auto& slots) {
+    std::array<int32_t, 4> result{};
     for (unsigned i = 0; i < 4; ++i) {
       const unsigned column = 2 * q + i % 2, upper = i / 2;
       for (unsigned k = 0; k < 4; ++k) {
         const auto &row = slots[4 * group + k], &other = slots[4 * column + k];
-        for (int e = 0; e < kPerWord; ++e) {
-          result[i] += number(row[upper], e, true) * number(other[4], e, false);
-          result[i] += number(row[2 + upper], e, true) * number(other[5], e, false);
+        for (int e = 0; e < 32; e += 8) {
+          result[i] += static_cast<uint8_t>(row[upper] >> e) * static_cast<int8_t>(other[4] >> e);
+          result[i] += static_cast<uint8_t>(row[2 + upper] >> e) * static_cast<int8_t>(other[5] >> e);
         }
       }
     }
     return result;
   });
-}
-
-inline float float_of_half(uint16_t bits) { return _cvtsh_ss(bits); }
-
-inline void half_mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  const auto sums = products_of<2>(a, b0, b1, [](uint32_t word, int i, bool) -> double {
-    return float_of_half(static_cast<uint16_t>(word >> 16 * i));
-  });
-  for (std::size_t i = 0; i < 4; ++i) d[i] = static_cast<float>(d[i] + sums[i]);
-}
-
-inline void byte_mma(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  const auto sums = products_of<4>(a, b0, b1, [](uint32_t word, int i, bool left) -> double {
-    const auto byte = static_cast<unsigned char>(word >> 8 * i);
-    return left ? byte : static_cast<signed char>(byte);
-  });
-  for (std::size_t i = 0; i < 4; ++i) d[i] += static_cast<int32_t>(sums[i]);
+  for (unsigned i = 0; i < 4; ++i) d[i] += sums[i];
 }
 
 template <int kWords>
@@ -156,28 +168,6 @@ inline uint32_t load_from_block(const void* shared, unsigned block) {
   uint32_t word;
   std::memcpy(&word, reinterpret_cast<const char*>((*emulation::self->shared)[block].data()) + offset, 4);
   return word;
-}
-
-template <bool kHalf>
-void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  const uint32_t words[6] = {a[0], a[1], a[2], a[3], b0, b1};
-  const unsigned g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
-  const auto number = [](uint32_t word, unsigned upper) -> double {
-    const auto bits = static_cast<uint16_t>(word >> 16 * upper);
-    return kHalf ? float_of_half(bits) : __uint_as_float(uint32_t{bits} << 16);
-  };
-  const auto sums = emulation::with_warp(words, 6, [&](auto& slots) {
-    std::array<double, 4> result{};
-    for (unsigned i = 0; i < 4; ++i) {
-      const unsigned column = 2 * q + i % 2, lower_row = i / 2;  // the element's column, and whether its row is g + 8
-      for (unsigned k = 0; k < 16; ++k) {
-        const auto &row = slots[4 * g + k % 8 / 2], &other = slots[4 * column + k % 8 / 2];
-        result[i] += number(row[lower_row + k / 8 * 2], k % 2) * number(other[4 + k / 8], k % 2);
-      }
-    }
-    return result;
-  });
-  for (int i = 0; i < 4; ++i) d[i] = static_cast<float>(d[i] + sums[static_cast<std::size_t>(i)]);
 }
 
 // Off by an ulp, up or down: what is made of it must not depend on its last bit.

@@ -93,22 +93,31 @@ inline uint64_t swizzled_rows(const uint32_t* shared) {
 template <int kProducts>
 void settle(uint32_t (&)[kProducts][4]) {}
 
-// Value i of 32 bytes.
+// Value i of 32 bytes of whole numbers, or of factors.
 template <Scalar kType>
-double value_of(const uint32_t* words, unsigned i) {
-  if constexpr (kType == Scalar::kInt8) return static_cast<int8_t>(words[i / 4] >> i % 4 * 8);
-  const auto bits = static_cast<uint16_t>(words[i / 2] >> i % 2 * 16);
-  return kType == Scalar::kFloat16 ? float_of_half(bits) : __uint_as_float(uint32_t{bits} << 16);
+auto value_of(const uint32_t* words, unsigned i) {
+  if constexpr (kType == Scalar::kInt8) {
+    return int32_t{static_cast<int8_t>(words[i / 4] >> i % 4 * 8)};
+  } else {
+    return factor_of<kType == Scalar::kFloat16>(static_cast<uint16_t>(words[i / 2] >> i % 2 * 16));
+  }
 }
+
+inline int32_t add_products(int32_t sum, const std::array<int32_t, 32>& a, const std::array<int32_t, 32>& b) {
+  for (unsigned k = 0; k < 32; ++k) sum += a[k] * b[k];
+  return sum;
+}
+using emulation::add_products;
 
 template <Scalar kType, int kTiles, typename Sum>
 void multiply_wgmma(Sum (&d)[kTiles][4], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
   products().back().push_back([&d, &a, b, accumulate] {
     constexpr unsigned kValues = kType == Scalar::kInt8 ? 32 : 16, kHalf = kValues / 2, kInWord = kValues / 8;
+    using Values = std::array<decltype(value_of<kType>(nullptr, 0)), kValues>;
     const unsigned lane = threadIdx.x % 32;
     // The 16 rows of the warp's part of a, out of the fragments of its lanes.
     const auto rows = emulation::with_warp(a, 4, [&](auto& slots) {
-      std::array<std::array<double, kValues>, 2> values;  // rows lane / 4 and lane / 4 + 8
+      std::array<Values, 2> values;  // rows lane / 4 and lane / 4 + 8
       for (unsigned i = 0; i < kValues; ++i) {
         const auto& slot = slots[lane / 4 * 4 + i % kHalf / kInWord];
         for (unsigned upper = 0; upper < 2; ++upper) {
@@ -119,10 +128,10 @@ void multiply_wgmma(Sum (&d)[kTiles][4], const uint32_t (&a)[4], uint64_t b, boo
     });
     for (unsigned t = 0; t < kTiles; ++t) {
       for (unsigned i = 0; i < 4; ++i) {
-        const auto column = row_of(b, 8 * t + 2 * (lane % 4) + i % 2);
-        double sum = accumulate ? d[t][i] : 0;
-        for (unsigned k = 0; k < kValues; ++k) sum += rows[i / 2][k] * value_of<kType>(column.data(), k);
-        d[t][i] = static_cast<Sum>(sum);
+        const auto words = row_of(b, 8 * t + 2 * (lane % 4) + i % 2);
+        Values column;
+        for (unsigned k = 0; k < kValues; ++k) column[k] = value_of<kType>(words.data(), k);
+        d[t][i] = add_products(accumulate ? d[t][i] : Sum{0}, rows[i / 2], column);
       }
     }
   });
