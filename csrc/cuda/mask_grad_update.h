@@ -22,6 +22,15 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 
 enum class Source { kFloat32, kBFloat16, kFloat16, kBits };
 
+// A product on the tensor cores cuts what it adds off, toward zero, at 2^-24 or so of the largest, and its sum to 24
+// bits. Of float32 there are six (three, if x is bits) for 16 samples: added to the whole sum, they were off by 9e-6 of
+// the sum of magnitudes after 256 samples, all positive, and by 9e-5 after 4096 (emulated, as on an H100). So the
+// products of a stage, of 16 samples, start from zero, the small ones first, and their sum is added in float32, to
+// nearest: 3e-7 and 9e-7. The registers that this takes are those of the next stage's samples, which are loaded after
+// the products: the block beside has the tensor cores meanwhile.
+template <Source kGySource>
+constexpr bool kSumsByStage = kGySource == Source::kFloat32;
+
 // Samples of gy and x in shared memory as 16-bit numbers: one plane each, or three for float32. A plane is two panels
 // of 64 columns, rows of 128 bytes in the swizzle that both wgmma and ldmatrix read without conflicts.
 template <Source kGySource, Source kXSource, int kSamples>
@@ -121,9 +130,12 @@ __device__ __forceinline__ void store_chunk(uint32_t* plane, const uint32_t (&ch
   }
 }
 
-// The member, first row and first column of a tile.
+// A tile: its member, and its place among the tiles. In 32 bits, of which a launch has no more blocks.
 struct Place {
-  int64_t member, row, col;
+  unsigned member, tile_row, tile_col;
+
+  __device__ __forceinline__ int64_t row() const { return int64_t{tile_row} * kTile; }
+  __device__ __forceinline__ int64_t col() const { return int64_t{tile_col} * kTile; }
 };
 
 // Adds a tile of gyᵀ x to `sums`.
@@ -136,8 +148,8 @@ __device__ __forceinline__ void sum_gradient(Sums& sums, const MaskUpdate& p, co
   uint32_t* const x_planes = shared + Samples::kGyPlanes * Samples::kPlaneWords;
 
   constexpr int kApart = kThreads / (kTile / 8);  // samples from one of a thread's chunks to the next
-  Chunks<kGy> gy_chunks(gradient.gy, place.member * gradient.batch + sample, p.rows, place.row + 8 * chunk);
-  Chunks<kX> x_chunks(gradient.x, place.member * gradient.batch + sample, p.cols, place.col + 8 * chunk);
+  Chunks<kGy> gy_chunks(gradient.gy, place.member * gradient.batch + sample, p.rows, place.row() + 8 * chunk);
+  Chunks<kX> x_chunks(gradient.x, place.member * gradient.batch + sample, p.cols, place.col() + 8 * chunk);
   uint32_t gy[Samples::kChunks][chunk_words(kGy)], x[Samples::kChunks][chunk_words(kX)];
   int left = static_cast<int>(gradient.batch) - sample;
   const auto load = [&] {
@@ -160,8 +172,9 @@ __device__ __forceinline__ void sum_gradient(Sums& sums, const MaskUpdate& p, co
     __syncthreads();
     gy_chunks.from += Samples::kStep * gy_chunks.stride, x_chunks.from += Samples::kStep * x_chunks.stride;
     left -= Samples::kStep;
-    load();
+    if constexpr (!kSumsByStage<kGy>) load();
     sums.add(shared, x_planes);
+    if constexpr (kSumsByStage<kGy>) load();
   }
 }
 
@@ -229,8 +242,8 @@ __device__ __forceinline__ void update_edges(const MaskUpdate& p, const Place& p
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
   const auto address = [](const float* pointer) { return reinterpret_cast<uintptr_t>(pointer); };
   const bool wide = p.cols % 4 == 0 && (address(p.scores) | address(p.first) | address(p.second)) % 16 == 0;
-  const int64_t col = place.col + 4 * lane, row_words = p.row_words();
-  const int64_t first_row = place.row + warp, member_row = place.member * p.rows + first_row;
+  const int64_t col = place.col() + 4 * lane, row_words = p.row_words();
+  const int64_t first_row = place.row() + warp, member_row = place.member * p.rows + first_row;
   const int columns = static_cast<int>(max(min(p.cols - col, int64_t{4}), int64_t{0}));
   const auto count_of = [&](int i) { return first_row + kWarps * i < p.rows ? columns : 0; };
   const auto edge_of = [&](int i) { return (member_row + kWarps * i) * p.cols + col; };
@@ -295,10 +308,11 @@ __device__ __forceinline__ void update_edges(const MaskUpdate& p, const Place& p
 // A block's work: the part blockIdx.x % parts of a tile's rows, of which every part sums the whole gradient.
 template <typename Sums>
 __device__ __forceinline__ void update_tile(const MaskUpdate& p, const Gradient& gradient, int parts) {
-  const int64_t index = blockIdx.x / parts;
+  const unsigned index = blockIdx.x / static_cast<unsigned>(parts);
   const int begin = static_cast<int>(blockIdx.x % parts) * (kRows / parts), end = begin + kRows / parts;
-  const int64_t tile_rows = (p.rows + kTile - 1) / kTile, tile_cols = (p.cols + kTile - 1) / kTile;
-  const Place place{index / (tile_rows * tile_cols), index / tile_cols % tile_rows * kTile, index % tile_cols * kTile};
+  const auto tile_rows = static_cast<unsigned>((p.rows + kTile - 1) / kTile);
+  const auto tile_cols = static_cast<unsigned>((p.cols + kTile - 1) / kTile);
+  const Place place{index / tile_cols / tile_rows, index / tile_cols % tile_rows, index % tile_cols};
 
   uint32_t* const shared = dynamic_shared();
   Sums sums;

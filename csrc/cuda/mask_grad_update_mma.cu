@@ -20,28 +20,46 @@ struct WarpSums {
 
   __device__ __forceinline__ void add(const uint32_t* gy, const uint32_t* x) {
     const int matrix = static_cast<int>(threadIdx.x % 32 / 8), r = static_cast<int>(threadIdx.x % 8);
+    const auto load_right = [&](uint32_t (&right)[2][4], int k, int b) {
 #pragma unroll
-    for (int k = 0; k < Samples::kStep; k += 16) {
-#pragma unroll 1
-      for (int b = 0; b < Samples::kXPlanes; ++b) {
+      for (int t = 0; t < 2; ++t) {
+        const int at = Samples::at(k + matrix % 2 * 8 + r, col() / 8 + 2 * t + matrix / 2);
+        load_matrices_transposed(right[t], x + b * Samples::kPlaneWords + at);
+      }
+    };
+    const auto multiply = [&](float (&d)[4][4], int k, int a, int m, const uint32_t (&right)[2][4]) {
+      uint32_t left[4];
+      const int at = Samples::at(k + matrix / 2 * 8 + r, row() / 8 + 2 * m + matrix % 2);
+      load_matrices_transposed(left, gy + a * Samples::kPlaneWords + at);
+#pragma unroll
+      for (int t = 0; t < 4; ++t) {
+        multiply_add<Samples::kHalf>(d[t], left, right[t / 2][t % 2 * 2], right[t / 2][t % 2 * 2 + 1]);
+      }
+    };
+    if constexpr (!kSumsByStage<kGySource>) {
+#pragma unroll 1  // for the registers
+      for (int k = 0; k < Samples::kStep; k += 16) {
         uint32_t right[2][4];
+        load_right(right, k, 0);
 #pragma unroll
-        for (int t = 0; t < 2; ++t) {
-          const int at = Samples::at(k + matrix % 2 * 8 + r, col() / 8 + 2 * t + matrix / 2);
-          load_matrices_transposed(right[t], x + b * Samples::kPlaneWords + at);
-        }
+        for (int m = 0; m < 4; ++m) multiply(sums[m], k, 0, m, right);
+      }
+    } else {
+      static_assert(Samples::kStep == 16);
+#pragma unroll
+      for (int m = 0; m < 4; ++m) {
+        float stage[4][4] = {};
 #pragma unroll 1
-        for (int a = 0; a + b < Samples::kGyPlanes; ++a) {
+        for (int b = Samples::kXPlanes - 1; b >= 0; --b) {
+          uint32_t right[2][4];
+          load_right(right, 0, b);
+#pragma unroll 1
+          for (int a = Samples::kGyPlanes - 1 - b; a >= 0; --a) multiply(stage, 0, a, m, right);
+        }
 #pragma unroll
-          for (int m = 0; m < 4; ++m) {
-            uint32_t left[4];
-            const int at = Samples::at(k + matrix / 2 * 8 + r, row() / 8 + 2 * m + matrix % 2);
-            load_matrices_transposed(left, gy + a * Samples::kPlaneWords + at);
+        for (int t = 0; t < 4; ++t) {
 #pragma unroll
-            for (int t = 0; t < 4; ++t) {
-              multiply_add<Samples::kHalf>(sums[m][t], left, right[t / 2][t % 2 * 2], right[t / 2][t % 2 * 2 + 1]);
-            }
-          }
+          for (int i = 0; i < 4; ++i) sums[m][t][i] += stage[t][i];
         }
       }
     }

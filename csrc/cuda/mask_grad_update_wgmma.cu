@@ -1,6 +1,7 @@
-// mask_grad_update by wgmma.m64n128k16, compute capability 9.0: no fragments in registers, and twice the rate.
+// mask_grad_update by wgmma.m64n128k16 (m64n64k16 for float32), compute capability 9.0: no fragments in registers, and
+// twice the rate.
 #include "cuda/mask_grad_update.h"
-#include "cuda/ptx_hopper.h"
+#include "cuda/ptx_wgmma.h"
 
 namespace fastbin::cuda {
 namespace {
@@ -8,7 +9,7 @@ namespace {
 // The sums of a warpgroup's 64 x 128 edges of the tile.
 template <Source kGySource, Source kXSource>
 struct GroupSums {
-  using Samples = Stage<kGySource, kXSource, kGySource == Source::kFloat32 ? 32 : 64>;
+  using Samples = Stage<kGySource, kXSource, kGySource == Source::kFloat32 ? 16 : 64>;
 
   __device__ __forceinline__ static void publish() { fence_shared(); }
 
@@ -24,22 +25,45 @@ struct GroupSums {
            (shared_address(plane) & 0x3ffffu) / 16;
   }
 
-  __device__ __forceinline__ void add(const uint32_t* gy, const uint32_t* x) {
-    gy += threadIdx.x / 128 * Samples::kPanelWords;
+  // d = (accumulate ? d : 0) + the products of the stage's samples, of this warpgroup's rows and of 8 kTiles columns
+  // from where x starts.
+  template <int kTiles>
+  __device__ __forceinline__ static void multiply(float (&d)[kTiles][4], const uint32_t* gy, const uint32_t* x,
+                                                  bool accumulate) {
     begin_products();
 #pragma unroll
     for (int k = 0; k < Samples::kStep; k += 16) {
 #pragma unroll
-      for (int b = 0; b < Samples::kXPlanes; ++b) {
+      for (int b = Samples::kXPlanes - 1; b >= 0; --b) {
 #pragma unroll
-        for (int a = 0; a + b < Samples::kGyPlanes; ++a) {
-          multiply_add_wgmma<Samples::kHalf>(sums, describe(gy + a * Samples::kPlaneWords + Samples::at(k, 0)),
-                                             describe(x + b * Samples::kPlaneWords + Samples::at(k, 0)));
+        for (int a = Samples::kGyPlanes - 1 - b; a >= 0; --a) {
+          multiply_wgmma_columns<Samples::kHalf>(d, describe(gy + a * Samples::kPlaneWords + Samples::at(k, 0)),
+                                                 describe(x + b * Samples::kPlaneWords + Samples::at(k, 0)),
+                                                 accumulate);
+          accumulate = true;
         }
       }
     }
     commit_products();
     wait_products<0>();
+  }
+
+  __device__ __forceinline__ void add(const uint32_t* gy, const uint32_t* x) {
+    gy += threadIdx.x / 128 * Samples::kPanelWords;
+    if constexpr (!kSumsByStage<kGySource>) {
+      multiply(sums, gy, x, true);
+    } else {
+#pragma unroll
+      for (int panel = 0; panel < 2; ++panel) {  // one after the other, for the registers
+        float stage[8][4];
+        multiply(stage, gy, x + panel * Samples::kPanelWords, false);
+#pragma unroll
+        for (int t = 0; t < 8; ++t) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) sums[8 * panel + t][i] += stage[t][i];
+        }
+      }
+    }
   }
 
   __device__ __forceinline__ void store(float* tile) const {

@@ -105,34 +105,6 @@ __device__ __forceinline__ void and_popcount_wgmma(int32_t (&d)[32][4], uint64_t
 #undef FASTBIN_FOUR
 }
 
-// d += a b for 64 x 16 numbers of a and 16 x 128 of b in shared memory, by their descriptors, both with the index that
-// is not summed over contiguous: float16 if kHalf, else bfloat16. Warp w of the warpgroup has rows 16 w .. 16 w + 15;
-// in them d[t] is what multiply_add has for columns 8 t .. 8 t + 7. Asynchronous: d is there after wait_products.
-template <bool kHalf>
-__device__ __forceinline__ void multiply_add_wgmma(float (&d)[16][4], uint64_t a, uint64_t b) {
-#define FASTBIN_FOUR(t) "+f"(d[t][0]), "+f"(d[t][1]), "+f"(d[t][2]), "+f"(d[t][3])
-#define FASTBIN_WGMMA(type)                                                                                     \
-  asm volatile(                                                                                                 \
-      "{\n\t.reg .pred accumulate;\n\tsetp.eq.b32 accumulate, 0, 0;\n\t"                                        \
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type                                              \
-      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                \
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                        \
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                        \
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "                       \
-      "%64, %65, accumulate, 1, 1, 1, 1;\n\t}"                                                                  \
-      : FASTBIN_FOUR(0), FASTBIN_FOUR(1), FASTBIN_FOUR(2), FASTBIN_FOUR(3), FASTBIN_FOUR(4), FASTBIN_FOUR(5),   \
-        FASTBIN_FOUR(6), FASTBIN_FOUR(7), FASTBIN_FOUR(8), FASTBIN_FOUR(9), FASTBIN_FOUR(10), FASTBIN_FOUR(11), \
-        FASTBIN_FOUR(12), FASTBIN_FOUR(13), FASTBIN_FOUR(14), FASTBIN_FOUR(15)                                  \
-      : "l"(a), "l"(b))
-  if constexpr (kHalf) {
-    FASTBIN_WGMMA("f16");
-  } else {
-    FASTBIN_WGMMA("bf16");
-  }
-#undef FASTBIN_WGMMA
-#undef FASTBIN_FOUR
-}
-
 // Makes what this thread has written to shared memory seen by the products that follow a barrier.
 __device__ __forceinline__ void fence_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 

@@ -162,27 +162,25 @@ __device__ __forceinline__ void settle(uint32_t (&a)[kProducts][4]) {
   "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "             \
   "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
   "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
-#define FASTBIN_WHEN_32 "%37"
-#define FASTBIN_WHEN_64 "%69"
-#define FASTBIN_WHEN_128 "%133"
-#define FASTBIN_FACTORS_32 "{%32, %33, %34, %35}, %36"
-#define FASTBIN_FACTORS_64 "{%64, %65, %66, %67}, %68"
-#define FASTBIN_FACTORS_128 "{%128, %129, %130, %131}, %132"
-// A product with so many registers of sums, in constraint c; `rest` are the operands behind the predicate.
-#define FASTBIN_WGMMA(sums, c, shape_and_types, rest)                                                                  \
-  asm volatile("{\n\t.reg .pred accumulate;\n\tsetp.ne.b32 accumulate, " FASTBIN_WHEN_##sums                           \
+// A product with so many registers of sums, in constraint c; its operands are `a`, of the constraints that follow, a
+// descriptor b and the predicate, at those places; `rest` is what stands behind the predicate.
+#define FASTBIN_WGMMA(sums, c, shape_and_types, factors, when, rest, ...)                                              \
+  asm volatile("{\n\t.reg .pred accumulate;\n\tsetp.ne.b32 accumulate, " when                                          \
                ", 0;\n\t"                                                                                              \
-               "wgmma.mma_async.sync.aligned." shape_and_types " {" FASTBIN_PLACES_##sums "}, " FASTBIN_FACTORS_##sums \
-               ", accumulate" rest ";\n\t}"                                                                            \
+               "wgmma.mma_async.sync.aligned." shape_and_types " {" FASTBIN_PLACES_##sums "}, " factors                \
+                                                                                          ", accumulate" rest ";\n\t}" \
                : FASTBIN_##sums(c, 0)                                                                                  \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)))
-#define FASTBIN_WGMMA_OF(c, types, rest)         \
-  if constexpr (kTiles == 8)                     \
-    FASTBIN_WGMMA(32, c, "m64n64" types, rest);  \
-  else if constexpr (kTiles == 16)               \
-    FASTBIN_WGMMA(64, c, "m64n128" types, rest); \
-  else                                           \
-    FASTBIN_WGMMA(128, c, "m64n256" types, rest)
+               : __VA_ARGS__, "l"(b), "r"(static_cast<int>(accumulate)))
+
+// Of a in registers.
+#define FASTBIN_REGISTERS "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3])
+#define FASTBIN_WGMMA_OF(c, types, rest)                                                                \
+  if constexpr (kTiles == 8)                                                                            \
+    FASTBIN_WGMMA(32, c, "m64n64" types, "{%32, %33, %34, %35}, %36", "%37", rest, FASTBIN_REGISTERS);  \
+  else if constexpr (kTiles == 16)                                                                      \
+    FASTBIN_WGMMA(64, c, "m64n128" types, "{%64, %65, %66, %67}, %68", "%69", rest, FASTBIN_REGISTERS); \
+  else                                                                                                  \
+    FASTBIN_WGMMA(128, c, "m64n256" types, "{%128, %129, %130, %131}, %132", "%133", rest, FASTBIN_REGISTERS)
 
 // d = (accumulate ? d : 0) + a b for 64 rows of a and the 8 * kTiles rows of b that a descriptor names, over 32 bytes
 // of each: 16 values of 16-bit floats, or 32 of int8. Warp w of the warpgroup has rows 16 w .. 16 w + 15 of a; with g =
@@ -202,6 +200,26 @@ __device__ __forceinline__ void multiply_wgmma(Sum (&d)[kTiles][4], const uint32
   }
 }
 
+// d = (accumulate ? d : 0) + a b for 64 x 16 numbers of a and 16 x 8 kTiles of b in shared memory, by their
+// descriptors, both with the index that is not summed over contiguous: float16 if kHalf, else bfloat16. Warp w of the
+// warpgroup has rows 16 w .. 16 w + 15; in them d[t] is what multiply_add has for columns 8 t .. 8 t + 7. Asynchronous:
+// d is there after wait_products.
+template <bool kHalf, int kTiles>
+__device__ __forceinline__ void multiply_wgmma_columns(float (&d)[kTiles][4], uint64_t a, uint64_t b, bool accumulate) {
+  static_assert(kTiles == 8 || kTiles == 16);
+#define FASTBIN_WGMMA_COLUMNS(types)                                                            \
+  if constexpr (kTiles == 8)                                                                    \
+    FASTBIN_WGMMA(32, "+f", "m64n64k16.f32." types, "%32, %33", "%34", ", 1, 1, 1, 1", "l"(a)); \
+  else                                                                                          \
+    FASTBIN_WGMMA(64, "+f", "m64n128k16.f32." types, "%64, %65", "%66", ", 1, 1, 1, 1", "l"(a))
+  if constexpr (kHalf) {
+    FASTBIN_WGMMA_COLUMNS("f16.f16");
+  } else {
+    FASTBIN_WGMMA_COLUMNS("bf16.bf16");
+  }
+#undef FASTBIN_WGMMA_COLUMNS
+}
+
 #undef FASTBIN_4
 #undef FASTBIN_32
 #undef FASTBIN_64
@@ -209,13 +227,8 @@ __device__ __forceinline__ void multiply_wgmma(Sum (&d)[kTiles][4], const uint32
 #undef FASTBIN_PLACES_32
 #undef FASTBIN_PLACES_64
 #undef FASTBIN_PLACES_128
-#undef FASTBIN_WHEN_32
-#undef FASTBIN_WHEN_64
-#undef FASTBIN_WHEN_128
-#undef FASTBIN_FACTORS_32
-#undef FASTBIN_FACTORS_64
-#undef FASTBIN_FACTORS_128
 #undef FASTBIN_WGMMA
 #undef FASTBIN_WGMMA_OF
+#undef FASTBIN_REGISTERS
 
 }  // namespace fastbin::cuda

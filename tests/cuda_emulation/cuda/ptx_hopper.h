@@ -109,35 +109,6 @@ inline std::array<uint32_t, 8> row_of(uint64_t descriptor, unsigned row) {
   return words;
 }
 
-// Sixteen numbers (of the sum) of a row of the matrix that a descriptor names, rows being contiguous: panels of 64,
-// whose eight 128-byte lines are eight numbers of the sum.
-template <bool kHalf>
-std::array<emulation::Factor, 16> numbers_of(uint64_t descriptor, unsigned row) {
-  const auto start = static_cast<uint32_t>(descriptor & 0x3fff) * 16;
-  const auto panel = static_cast<uint32_t>(descriptor >> 16 & 0x3fff) * 16;
-  const auto lines = static_cast<uint32_t>(descriptor >> 32 & 0x3fff) * 16;
-  std::array<emulation::Factor, 16> numbers;
-  for (unsigned k = 0; k < 16; ++k) {
-    const uint32_t address = swizzled(start + row / 64 * panel + k / 8 * lines + k % 8 * 128 + row % 64 * 2);
-    uint16_t bits;
-    std::memcpy(&bits, shared_bytes() + address, 2);
-    numbers[k] = factor_of<kHalf>(bits);
-  }
-  return numbers;
-}
-
-template <bool kHalf>
-void multiply_numbers(float (&d)[16][4], uint64_t a, uint64_t b) {
-  const unsigned warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-  const std::array<emulation::Factor, 16> rows[2] = {numbers_of<kHalf>(a, 16 * warp + lane / 4),
-                                                     numbers_of<kHalf>(a, 16 * warp + lane / 4 + 8)};
-  for (unsigned t = 0; t < 16; ++t) {
-    for (unsigned i = 0; i < 4; ++i) {
-      d[t][i] = emulation::add_products(d[t][i], rows[i / 2], numbers_of<kHalf>(b, 8 * t + 2 * (lane % 4) + i % 2));
-    }
-  }
-}
-
 inline void begin_products() {}
 inline void commit_products() { products().emplace_back(); }
 template <int kPending>
@@ -163,11 +134,6 @@ inline void and_popcount_wgmma(int32_t (&d)[32][4], uint64_t a, uint64_t b, bool
       }
     }
   });
-}
-
-template <bool kHalf>
-void multiply_add_wgmma(float (&d)[16][4], uint64_t a, uint64_t b) {
-  products().back().push_back([&d, a, b] { multiply_numbers<kHalf>(d, a, b); });
 }
 
 // What is written to shared memory is seen at once.
