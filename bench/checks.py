@@ -146,6 +146,22 @@ def assert_product(got: Tensor, x: Tensor, dense: Tensor, what: object = "") -> 
     assert worst <= 1, f"{what}: off by {worst:.3g} times the tolerance"
 
 
+def assert_gradient(got: Tensor, gy: Tensor, x: Tensor) -> None:
+    """`got` is gyᵀ x in float32, for gy ``[.., B, R]`` and x ``[.., B, C]``.
+
+    Of float32: within the tolerance of `assert_product`. Of 16-bit operands tensor cores may sum, which cut the sum off,
+    always toward zero, after each 16 samples (8 before capability 9.0), by up to 2^-23 of it: as cuBLAS has it.
+    """
+    exact, size = gy.double().mT @ x.double(), gy.double().abs().mT @ x.double().abs()
+    batch = gy.shape[-2]
+    relative = 1e-6 * max(1.0, batch / 4096) ** 0.5 + (0 if gy.dtype == torch.float32 else -(-batch // 8) * 2.0**-23)
+    assert got.dtype == torch.float32 and got.shape == exact.shape, differing(got, exact.float())
+    error = (got.double() - exact).abs()
+    allowed = relative * size + torch.finfo(torch.float32).tiny
+    worst = float((error / allowed).nan_to_num(torch.inf).max()) if error.numel() else 0.0
+    assert worst <= 1, f"off by {worst:.3g} times the tolerance"
+
+
 # -------------------------------------------------------------------------------------------------------------- updates
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.checks import assert_product, assert_same, matrix, poisoned, random_bits, shape_of, values
+from bench.checks import assert_gradient, assert_product, assert_same, matrix, poisoned, random_bits, shape_of, values
 from fastbin import SearchConfig, backends, choices, reference
 from fastbin.descent import Search
 from fastbin.rules import SGD, Adam, Bop, Rule, ScoreRule
@@ -29,6 +29,7 @@ LARGE = ((17, 130, 257), (64, 257, 1031), (129, 515, 300), (2, 40, 5003), (1, 40
 WIDE = (1700, 1400, 1920)
 # Rows of whole 16-byte chunks both ways, for wgmma: inputs halved between blocks, and several tiles to a block.
 CHUNKS = ((257, 528, 1360), (1100, 4112, 272))
+MANY_SAMPLES = (1030, 70, 100)  # for gradients: their rounding errors grow with the batch
 POPULATIONS = (None, 3)
 PRODUCT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
 RULES: tuple[Rule, ...] = (
@@ -206,6 +207,8 @@ def _checks(
         shapes = (*shapes, WIDE)
     if kernel.op in ("bit_linear", "bit_linear_t") and shapes != SMALL:
         shapes = (*shapes, *CHUNKS)
+    if kernel.op == "mask_grad_update_" and shapes != SMALL:
+        shapes = (*shapes, MANY_SAMPLES)
     for population in populations:
         for batch, rows, cols in shapes:
             for what, check in kind(kernel, population, batch, rows, cols):
@@ -298,7 +301,10 @@ def _update(kernel: Kernel, population: int | None, batch: int, rows: int, cols:
 
 
 def _grad_update(kernel: Kernel, population: int | None, batch: int, rows: int, cols: int) -> Iterator[Check]:
-    """Sums of small multiples of 1/64 are exact in float32 in any order, so all results are equal bit for bit."""
+    """Sums of small multiples of 1/64 are exact in float32 in any order, so all results are equal bit for bit.
+
+    Of other numbers the gradient is near, as Bop's mean keeps it when nothing is remembered.
+    """
     for rule in RULES:
         for dtype in (torch.float32, torch.bfloat16):
             for kind in ("bits", "real"):
@@ -315,3 +321,15 @@ def _grad_update(kernel: Kernel, population: int | None, batch: int, rows: int, 
                         assert_same(mine, truth)
 
                 yield f" {rule} {dtype} x {kind}", check
+
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for kind in ("normal", "positive"):
+
+            def check_gradient(dtype: torch.dtype = dtype, kind: str = kind) -> None:
+                gy = values(shape_of(population, batch, rows), dtype, 11, kind)
+                x = values(shape_of(population, batch, cols), dtype, 12, kind)
+                state = _State(Bop(gamma=1.0), population, rows, cols)
+                _, _, _, gradient = state.after(kernel, kernel.device, gy, x)
+                assert_gradient(gradient, gy, x)
+
+            yield f" gradient, {dtype} {kind}", check_gradient

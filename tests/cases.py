@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bench.checks import (
     Search,
+    assert_gradient,
     assert_product,
     assert_same,
     generator,

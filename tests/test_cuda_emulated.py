@@ -20,6 +20,7 @@ import torch
 from cases import (
     RULES,
     Search,
+    assert_gradient,
     assert_product,
     assert_same,
     generator,
@@ -32,7 +33,7 @@ from torch import Tensor
 
 from fastbin import reference
 from fastbin.bits import BitMatrix
-from fastbin.rules import Rule
+from fastbin.rules import Bop, Rule
 
 HERE = Path(__file__).parent
 SOURCES = [*sorted((HERE.parent / "csrc" / "cuda").glob("*.cu")), *sorted((HERE / "cuda_emulation").glob("*.cpp"))]
@@ -235,9 +236,7 @@ def test_bit_linear_vector_of_mixed_magnitudes(driver: Driver, batch: int) -> No
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("batch", [1, 3, 16])
 @pytest.mark.parametrize("dtype", SCALARS[1:3], ids=str)
-def test_bit_linear_vector_of_sums_that_cancel(
-    driver: Driver, dtype: torch.dtype, batch: int, capability: int
-) -> None:
+def test_bit_linear_vector_of_sums_that_cancel(driver: Driver, dtype: torch.dtype, batch: int, capability: int) -> None:
     """Sums are 0, so that no rounding of the result hides what the tensor cores cut off (tensor_core.h).
 
     Each output takes the inputs of one place in a word's halves.
@@ -354,3 +353,15 @@ def test_mask_grad_update(driver: Driver, capability: int, name: str, shape: tup
             assert_same(mine, flips, "flips")
             for key, tensor in wanted.tensors().items():
                 assert_same(got.tensors()[key], tensor, (dtype, bits, key))
+
+
+@pytest.mark.parametrize("kind", ["normal", "positive"])
+@pytest.mark.parametrize("dtype", SCALARS[:3], ids=str)
+@pytest.mark.parametrize("capability", [80, 90])
+def test_gradients_are_near(driver: Driver, capability: int, dtype: torch.dtype, kind: str) -> None:
+    """As Bop's mean keeps them when nothing is remembered. Batches of many of the stages that are summed apart."""
+    rule = Bop(gamma=1.0)
+    gy, x = values((1, 300, 20), dtype, 17, kind), values((1, 300, 36), dtype, 18, kind)
+    search = Search.start(rule, (1, 20, 36), 19)
+    grad_update(driver, capability, rule, search, gy, x, False, 0)
+    assert_gradient(search.state.buffers[0], gy, x)

@@ -9,7 +9,19 @@ from itertools import product
 import cases
 import pytest
 import torch
-from cases import RULES, SIZES, Search, Target, assert_same, numpy_bits, numpy_words, random_bits, shape_of, values
+from cases import (
+    RULES,
+    SIZES,
+    Search,
+    Target,
+    assert_gradient,
+    assert_same,
+    numpy_bits,
+    numpy_words,
+    random_bits,
+    shape_of,
+    values,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -283,11 +295,20 @@ def test_whole_numbers_stay_exact_in_bfloat16(precision: Callable[[str], None]) 
         check_grad_update(CPP, RULES["adam"], sizes, 1)
 
 
-def gradient(gy: Tensor, x: Tensor) -> Tensor:
+def gradient(gy: Tensor, x: Tensor, target: Target = CPP) -> Tensor:
     """gyᵀ x, as Bop's running mean keeps it when nothing is remembered."""
-    search = Search.start(Bop(gamma=1.0), (gy.shape[-1], x.shape[-1]), 1)
-    search.update("cpp", "mask_grad_update_", Bop(gamma=1.0), gy, x)
-    return search.state.buffers[0]
+    search = Search.start(Bop(gamma=1.0), (gy.shape[-1], x.shape[-1]), 1).to(target.device)
+    search.update(target.backend, "mask_grad_update_", Bop(gamma=1.0), gy, x)
+    return search.state.buffers[0].cpu()
+
+
+@pytest.mark.parametrize("kind", ["normal", "positive"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("batch", [0, 1, 33, 700, 5000])
+@on_every_target
+def test_gradients_are_near(target: Target, batch: int, dtype: torch.dtype, kind: str) -> None:
+    gy, x = values((batch, 35), dtype, 27, kind), values((batch, 70), dtype, 28, kind)
+    assert_gradient(gradient(gy, x, target), gy, x)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 33, 700])
