@@ -27,8 +27,8 @@ struct Fiber {
 
 namespace {
 
-constexpr std::size_t kStackBytes = 128 * 1024;
-constexpr int kPatience = 1000000;  // turns in which nothing happens before it is called a deadlock
+constexpr std::size_t kStackBytes = 32 * 1024;  // the sanitizer clears the shadow of all of it at each switch
+constexpr int kPatience = 1000000;              // turns in which nothing happens before it is called a deadlock
 
 ucontext_t scheduler;
 Fiber* running = nullptr;

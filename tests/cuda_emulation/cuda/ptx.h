@@ -114,17 +114,18 @@ void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b
   const uint32_t words[6] = {a[0], a[1], a[2], a[3], b0, b1};
   const unsigned g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
   const auto sums = emulation::with_warp(words, 6, [&](auto& slots) {
-    std::array<float, 4> result;
-    for (unsigned i = 0; i < 4; ++i) {
-      const unsigned column = 2 * q + i % 2, lower_row = i / 2;  // the element's column, and whether its row is g + 8
-      std::array<emulation::Factor, 16> left, right;
-      for (unsigned k = 0; k < 16; ++k) {
-        const auto &row = slots[4 * g + k % 8 / 2], &other = slots[4 * column + k % 8 / 2];
-        left[k] = factor_of<kHalf>(static_cast<uint16_t>(row[lower_row + k / 8 * 2] >> k % 2 * 16));
-        right[k] = factor_of<kHalf>(static_cast<uint16_t>(other[4 + k / 8] >> k % 2 * 16));
+    std::array<std::array<emulation::Factor, 16>, 2> rows, columns;  // g and g + 8; 2 q and 2 q + 1
+    for (unsigned k = 0; k < 16; ++k) {
+      const auto number = [&](unsigned lane, unsigned word) {
+        return factor_of<kHalf>(static_cast<uint16_t>(slots[lane + k % 8 / 2][word] >> k % 2 * 16));
+      };
+      for (unsigned i = 0; i < 2; ++i) {
+        rows[i][k] = number(4 * g, i + k / 8 * 2);
+        columns[i][k] = number(4 * (2 * q + i), 4 + k / 8);
       }
-      result[i] = emulation::add_products(d[i], left, right);
     }
+    std::array<float, 4> result;
+    for (unsigned i = 0; i < 4; ++i) result[i] = emulation::add_products(d[i], rows[i / 2], columns[i % 2]);
     return result;
   });
   for (unsigned i = 0; i < 4; ++i) d[i] = sums[i];
