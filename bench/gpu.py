@@ -51,19 +51,23 @@ def require_gpu() -> str:
     )
 
 
-def sanitize(found: list[gpu_checks.Kernel]) -> list[str]:
-    """Run the checks over small shapes under compute-sanitizer, kernels and tools beside each other; what failed."""
+def sanitize(found: list[gpu_checks.Kernel]) -> tuple[list[str], list[str]]:
+    """Run the checks over small shapes under compute-sanitizer, kernels and tools beside each other.
+
+    Returns:
+        What failed, and what was not run to its end.
+    """
     tool = shutil.which("compute-sanitizer")
     if tool is None:
-        print("compute-sanitizer: not installed, not run")
-        return []
+        return [], ["compute-sanitizer: not installed"]
     runs = [(check, f"{kernel.op}:{kernel.name}") for check in SANITIZERS for kernel in found]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return [failure for failure in pool.map(lambda run: _sanitize(tool, *run), runs) if failure]
+        found_in = list(pool.map(lambda run: _sanitize(tool, *run), runs))
+    return [failure for failure, _ in found_in if failure], [rest for _, rest in found_in if rest]
 
 
-def _sanitize(tool: str, check: str, kernel: str) -> str:
-    """What compute-sanitizer finds in a kernel; nothing if it finds nothing."""
+def _sanitize(tool: str, check: str, kernel: str) -> tuple[str, str]:
+    """What compute-sanitizer finds in a kernel, and that it did not finish; each empty if there is no such thing to say."""
     command = [
         tool,
         "--tool",
@@ -86,11 +90,12 @@ def _sanitize(tool: str, check: str, kernel: str) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        print(f"compute-sanitizer {check}, {kernel}: not finished within {SANITIZER_SECONDS} s")
-        return ""
+        return "", f"compute-sanitizer {check}, {kernel}: not finished within {SANITIZER_SECONDS} s"
     last = (done.stdout.strip().splitlines() or [""])[-1]
     print(f"compute-sanitizer {check}, {kernel}: exit {done.returncode}, {last}")
-    return f"compute-sanitizer {check}, {kernel}: {done.stdout[-2000:]}{done.stderr[-2000:]}" if done.returncode else ""
+    if done.returncode == 0:
+        return "", ""
+    return f"compute-sanitizer {check}, {kernel}: {done.stdout[-2000:]}{done.stderr[-2000:]}", ""
 
 
 def time_case(case: Case, timer: Timer, limits: Limits) -> list[Row]:
@@ -183,8 +188,9 @@ def check_and_time(csv_path: Path | None, write_choices: bool) -> int:
     found = gpu_checks.kernels("cuda")
     with ThreadPoolExecutor(1) as beside:
         sanitized = beside.submit(sanitize, found)
-        failures = gpu_checks.run_beside(found) + sanitized.result()
-    failures += run_huge(found)
+        failures = gpu_checks.run_beside(found)
+    more_failures, unfinished = sanitized.result()
+    failures += more_failures + run_huge(found)
     print(f"checks: {time.perf_counter() - started:.0f} s")
     if failures:
         print("no timings, because these failed:", *failures, sep="\n")
@@ -204,6 +210,7 @@ def check_and_time(csv_path: Path | None, write_choices: bool) -> int:
             _record_choices(case, measured)
     print("\nAll, medians:\n", table(rows), sep="\n")
     print("\nNot reached:", *(missed(rows) or ["nothing"]), sep="\n")
+    print("\nNot checked:", *(unfinished or ["nothing"]), sep="\n")
     if csv_path is not None:
         with csv_path.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)

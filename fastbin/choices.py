@@ -51,7 +51,7 @@ SMALL_OUTPUTS = 1 << 16  # below this many outputs a product cannot fill a GPU
 
 
 def few_samples(x: Tensor) -> bool:
-    """Whether x ``[.., B, C]`` has few samples, not of float32: the tensor cores' sums of an H100 missed its tolerance."""
+    """Whether x ``[.., B, C]`` has few samples, of less than float32: what bit_linear_vector takes."""
     return x.dtype != torch.float32 and x.shape[-2] <= VECTOR_SAMPLES
 
 

@@ -175,7 +175,7 @@ def test_csv(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "require_gpu", lambda: "a card")
     monkeypatch.setattr(gpu_checks, "kernels", lambda device: [])
     monkeypatch.setattr(gpu, "run_huge", lambda found: [])
-    monkeypatch.setattr(gpu, "sanitize", lambda found: [])
+    monkeypatch.setattr(gpu, "sanitize", lambda found: ([], ["compute-sanitizer: not installed"]))
     monkeypatch.setattr(gpu, "EventTimer", Script)
     monkeypatch.setattr(gpu, "measure_limits", lambda timer, device: gpu_timing.Limits(1.0, 1.0))
     monkeypatch.setattr(gpu, "cases", lambda found: [None])
@@ -191,12 +191,28 @@ def test_every_kernel_runs_under_each_sanitizer(status, failures, tmp_path, monk
     tool.write_text(f"#!/bin/sh\necho $* >> {tmp_path}/seen\necho $2 says so\nexit {status}\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    found = gpu.sanitize([gpu_checks.Kernel("popcount", "triton", torch.add, "cuda")])
+    found, unfinished = gpu.sanitize([gpu_checks.Kernel("popcount", "triton", torch.add, "cuda")])
+    assert unfinished == []
     assert len(found) == failures and all("popcount:triton" in line for line in found)
     seen = sorted((tmp_path / "seen").read_text().splitlines())
     assert [line.split()[1] for line in seen] == ["memcheck", "racecheck"]
     assert all(line.endswith("-m bench.gpu --small-checks popcount:triton") for line in seen)
     assert capsys.readouterr().out.count("says so") == 2
+
+
+def test_what_a_sanitizer_did_not_finish_is_told(tmp_path, monkeypatch):
+    kernels = [gpu_checks.Kernel("popcount", "triton", torch.add, "cuda")]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpu.sanitize(kernels) == ([], ["compute-sanitizer: not installed"])
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text("#!/bin/sh\nexec /bin/sleep 60\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr(gpu, "SANITIZER_SECONDS", 0.1)
+    found, unfinished = gpu.sanitize(kernels)
+    assert found == []
+    assert unfinished == [
+        f"compute-sanitizer {check}, popcount:triton: not finished within 0.1 s" for check in ("memcheck", "racecheck")
+    ]
 
 
 def test_limits():
