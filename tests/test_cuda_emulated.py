@@ -93,6 +93,36 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Driver:
     return Driver(folder / "driver", folder)
 
 
+# --------------------------------------------------------------------------------------------------------- tensor cores
+
+SUMS = [  # capability, dtype, first products' factors (the others are 0), sum before, sum after
+    (80, torch.float16, [(2.0**-12, 2.0**-12)] * 16, 1.0, 1 + 2.0**-20),  # 24 bits below the largest: kept
+    (80, torch.float16, [(2.0**-12, 2.0**-13)] * 16, 1.0, 1.0),  # 25: not one of them
+    (90, torch.float16, [(2.0**-12, 2.0**-13)] * 16, 1.0, 1 + 2.0**-21),
+    (90, torch.float16, [(2.0**-12, 2.0**-14)] * 16, 1.0, 1.0),
+    (100, torch.bfloat16, [(2.0**-12, -(2.0**-13))] * 16, -1.0, -1 - 2.0**-21),
+    (90, torch.bfloat16, [(1.5, 2.0**-24)], 1.0, 1.0),  # toward zero, of either sign
+    (90, torch.bfloat16, [(1.5, -(2.0**-24))], -1.0, -1.0),
+    (80, torch.float16, [(0, 0)] * 8 + [(2.0**-12, 2.0**-11), (2.0**-12, 2.0**-12)], 1.0, 1 + 2.0**-23),
+    (80, torch.float16, [(256, 256)] + [(0, 0)] * 7 + [(-256, 256)], 2.0**-9, 0.0),  # eight at a time, then eight
+    (90, torch.float16, [(256, 256)] + [(0, 0)] * 7 + [(-256, 256)], 2.0**-9, 2.0**-9),
+    (90, torch.bfloat16, [(2.0**-20, 2.0**11)], 2.0**-25, 2.0**-9 + 2.0**-25),
+    (90, torch.float16, [(2.0**-20, 2.0**11)], 2.0**-25, 2.0**-9 + 2.0**-25),  # a denormal of 2^-14's size: as 2^-3
+    (90, torch.float16, [(2.0**-20, 2.0**11)], 2.0**-29, 2.0**-9),  # so that this is below
+    (90, torch.bfloat16, [(2.0**-20, 2.0**11)], 2.0**-29, 2.0**-9 + 2.0**-29),
+    (90, torch.bfloat16, [(float("inf"), 1.0)], 1.0, float("inf")),
+]
+
+
+@pytest.mark.parametrize("case", SUMS, ids=range(len(SUMS)))
+def test_sums_are_cut_off_as_on_tensor_cores(driver: Driver, case: tuple) -> None:
+    capability, dtype, factors, before, after = case
+    a, b = torch.tensor([*factors, *[(0.0, 0.0)] * (16 - len(factors))]).T.to(dtype)
+    kernel = str(dtype).removeprefix("torch.")
+    got = driver(capability, "add_products", kernel, 1, a, b, torch.tensor([before]), "out", dtype=torch.float32)
+    assert got.item() == after
+
+
 # ----------------------------------------------------------------------------------------------------------- bit_matmul
 
 MATMULS = {"bmma": 80, "popc": 100, "wgmma": 90}  # kernel: a compute capability it serves

@@ -10,6 +10,7 @@
 #include "cuda/bit_linear_wgmma.h"
 #include "cuda/bit_matmul.h"
 #include "cuda/mask_update.h"
+#include "cuda/ptx.h"
 
 namespace {
 
@@ -148,6 +149,23 @@ void run_bit_linear_wgmma(bool transposed, char** argument) {
   save(out, y);
 }
 
+// Sums of 16 products each, as tensor cores add them.
+template <bool kHalf>
+void run_add_products(char** argument) {
+  const auto count = static_cast<std::size_t>(std::strtoll(*argument++, nullptr, 10));
+  const Operand a(*argument++, 0), b(*argument++, 0), sums(*argument++, 0);
+  std::vector<float> y(sums.as<float>(), sums.as<float>() + count);
+  for (std::size_t i = 0; i < count; ++i) {
+    std::array<emulation::Factor, 16> left, right;
+    for (std::size_t k = 0; k < 16; ++k) {
+      left[k] = factor_of<kHalf>(a.as<uint16_t>()[16 * i + k]),
+      right[k] = factor_of<kHalf>(b.as<uint16_t>()[16 * i + k]);
+    }
+    y[i] = emulation::add_products(y[i], left, right);
+  }
+  save(*argument, y);
+}
+
 }  // namespace
 
 int main(int count, char** argument) {
@@ -159,6 +177,8 @@ int main(int count, char** argument) {
     if (op == "bit_linear" && kernel == "vector") run_bit_linear(argument + 4);
     if (kernel == "wgmma" && op != "bit_matmul") run_bit_linear_wgmma(op == "bit_linear_t", argument + 4);
     if (op == "mask_grad_update") run_mask_grad_update(kernel, argument + 4);
+    if (op == "add_products")
+      kernel == "float16" ? run_add_products<true>(argument + 4) : run_add_products<false>(argument + 4);
     if (emulated_device != 0) throw std::runtime_error("the current device was not given back");
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
