@@ -88,11 +88,12 @@ def find(op: str, device: str) -> Implementation:
     """
     name = requested()
     if name == "auto" and device == "cuda" and op in choices.SHAPE_CLASSES:
-        return _by_shape(op, _forced_on_cuda())
+        return _by_shape(op, forced_on_cuda())
     return _load(op, device, name)
 
 
-def _forced_on_cuda() -> str | None:
+def forced_on_cuda() -> str | None:
+    """FASTBIN_CUDA_IMPL, None where it is not set; raises BackendError for a name that is none."""
     name = os.environ.get("FASTBIN_CUDA_IMPL") or None
     if name not in (None, "triton", "cpp"):
         raise BackendError(f"implementation {name!r} is unknown (FASTBIN_CUDA_IMPL): expected triton or cpp")
@@ -158,7 +159,7 @@ def report() -> list[tuple[str, str, str]]:
             name = requested()
             if name == "auto" and device == "cuda" and op in choices.SHAPE_CLASSES:
                 index = 0 if torch.cuda.is_available() else None
-                chosen = {kind: _chosen(op, kind, index, _forced_on_cuda())[0] for kind in choices.SHAPE_CLASSES[op]}
+                chosen = {kind: _chosen(op, kind, index, forced_on_cuda())[0] for kind in choices.SHAPE_CLASSES[op]}
                 name = ", ".join(f"{chosen[kind]} ({kind})" for kind in chosen)
             elif name == "auto":
                 name = candidates[0][0]

@@ -73,6 +73,10 @@ def examine() -> dict[str, Any]:
         cpu["in_use"] = instruction_set()
     except (ImportError, ValueError, RuntimeError) as error:
         faults.append(str(error))
+    try:
+        backends.forced_on_cuda()  # what no self-test tells of where there is no GPU
+    except backends.BackendError as error:
+        faults.append(str(error))
     triton = importlib.util.find_spec("triton") is not None
     notes = [] if triton else ["triton is missing; only the GPU kernels need it: pip install triton"]
     built = cuda_architectures()
@@ -136,7 +140,8 @@ def show(findings: dict[str, Any], console: Console) -> None:
         print(f"note: {note}")
     for fault in findings["faults"]:
         print(f"fault: {fault}")
-    print(f"{len(findings['faults'])} faults" if findings["faults"] else "all is well")
+    number = len(findings["faults"])
+    print("all is well" if number == 0 else "1 fault" if number == 1 else f"{number} faults")
 
 
 def self_test(op: str, device: str) -> str | None:

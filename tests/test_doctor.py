@@ -48,6 +48,14 @@ def test_all_is_well(monkeypatch, capfd):
     assert findings["versions"]["torch"] and findings["cpu"]["in_use"] in findings["cpu"]["instruction_sets"]
 
 
+def test_an_unknown_implementation_is_a_fault_without_a_gpu_too(monkeypatch, capfd):
+    monkeypatch.setenv("FASTBIN_BACKEND", "reference")
+    monkeypatch.setenv("FASTBIN_CUDA_IMPL", "what")
+    assert main(["doctor"]) == 1
+    told = "implementation 'what' is unknown (FASTBIN_CUDA_IMPL): expected triton or cpp"
+    assert capfd.readouterr().out.endswith(f"fault: {told}\n1 fault\n")
+
+
 def wrong_value(x, words):
     y = reference.bit_linear(x, words)
     y[..., -1] += 1
