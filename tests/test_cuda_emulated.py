@@ -1,7 +1,7 @@
 """The CUDA kernels' own source on the CPU, under tests/cuda_emulation and the address and undefined-behaviour sanitizers.
 
-It shows that indexing, synchronisation by barriers and the documented fragment layouts fit together, not that a GPU
-agrees: csrc/README.md lists what only a GPU can show.
+It shows that indexing, synchronisation by barriers and the documented fragment layouts fit together, and that sums are
+near as tensor cores add them, not that a GPU agrees: csrc/README.md lists what only a GPU can show.
 """
 
 from __future__ import annotations
