@@ -140,10 +140,7 @@ def assert_product(got: Tensor, x: Tensor, dense: Tensor, what: object = "") -> 
         assert_same(got, exact.to(torch.int32), what)
         return
     assert got.dtype == x.dtype and got.shape == exact.shape, f"{what}: {differing(got, exact.to(x.dtype))}"
-    error = (got.double() - exact).abs()
-    allowed = product_tolerance(x, dense, exact)
-    worst = float((error / allowed).nan_to_num(torch.inf).max()) if error.numel() else 0.0
-    assert worst <= 1, f"{what}: off by {worst:.3g} times the tolerance"
+    _assert_within(got, exact, product_tolerance(x, dense, exact), what)
 
 
 def assert_gradient(got: Tensor, gy: Tensor, x: Tensor) -> None:
@@ -156,10 +153,13 @@ def assert_gradient(got: Tensor, gy: Tensor, x: Tensor) -> None:
     batch = gy.shape[-2]
     relative = 1e-6 * max(1.0, batch / 4096) ** 0.5 + (0 if gy.dtype == torch.float32 else -(-batch // 8) * 2.0**-23)
     assert got.dtype == torch.float32 and got.shape == exact.shape, differing(got, exact.float())
+    _assert_within(got, exact, relative * size + torch.finfo(torch.float32).tiny, "gradient")
+
+
+def _assert_within(got: Tensor, exact: Tensor, allowed: Tensor, what: object) -> None:
     error = (got.double() - exact).abs()
-    allowed = relative * size + torch.finfo(torch.float32).tiny
     worst = float((error / allowed).nan_to_num(torch.inf).max()) if error.numel() else 0.0
-    assert worst <= 1, f"off by {worst:.3g} times the tolerance"
+    assert worst <= 1, f"{what}: off by {worst:.3g} times the tolerance"
 
 
 # -------------------------------------------------------------------------------------------------------------- updates

@@ -1,4 +1,5 @@
-// The instructions of compute capability 9.0 that bit_matmul_wgmma.cu uses, each as a function; see ptx.h.
+// The instructions of compute capability 9.0 that more than one kernel uses, and bit_matmul_wgmma.cu's product, each as
+// a function; see ptx.h.
 // PTX ISA 9.0, sections "mbarrier", "cp.async.bulk.tensor" and "wgmma".
 #pragma once
 

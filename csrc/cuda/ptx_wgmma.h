@@ -1,5 +1,6 @@
-// The instructions of compute capability 9.0 that bit_linear_wgmma.cu uses beyond ptx_hopper.h, each as a function; see
-// ptx.h. PTX ISA 9.0, sections "wgmma", "setmaxnreg", "cp.async.mbarrier.arrive", "movmatrix" and "prmt".
+// The instructions of compute capability 9.0 that bit_linear_wgmma.cu and mask_grad_update_wgmma.cu use beyond
+// ptx_hopper.h, each as a function; see ptx.h. PTX ISA 9.0, sections "wgmma", "setmaxnreg", "cp.async.mbarrier.arrive",
+// "movmatrix" and "prmt".
 #pragma once
 
 #include <type_traits>
